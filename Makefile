@@ -1,0 +1,43 @@
+# `make demo` and `make test` are the two commands; both install into .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo train test check lock clean
+
+demo: .venv/installed
+	$(BIN)/python -m multitask.train --config model_training/recipes/demo.toml
+	$(BIN)/python -m multitask.predict data/demo/test.parquet --images data/demo/images.zip
+
+train: .venv/installed
+	$(BIN)/python -m multitask.train
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+check: .venv/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A week's wait lets a bad release be noticed before it is pinned here.
+LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-annotate --no-emit-index-url \
+	--python-version 3.11 --custom-compile-command "make lock" --exclude-newer "7 days" pyproject.toml
+
+lock: .venv/installed-dev
+	$(LOCK) --group dev -o requirements-dev.txt
+	$(LOCK) -c requirements-dev.txt -o requirements.txt
+	$(LOCK) -c requirements-dev.txt --extra gpu -o requirements-gpu.txt
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/installed: requirements.txt | .venv/bin/python
+	$(BIN)/python -m pip install -qq --require-hashes -r requirements.txt
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt | .venv/bin/python
+	$(BIN)/python -m pip install -qq --require-hashes -r requirements-dev.txt
+	touch $@ .venv/installed
+
+clean:
+	rm -rf .venv data/demo model_training/runs model_training/features predictions.parquet

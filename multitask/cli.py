@@ -1,0 +1,94 @@
+"""What the doors share: flags from a configuration file, one-line errors, exit codes, tables on the terminal."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from pydantic import ValidationError
+
+from multitask.config import Config, config_error, load_config
+from multitask.errors import MultitaskError
+
+Arguments = TypeVar("Arguments")
+
+Flags = (tyro.conf.AvoidSubcommands,)
+
+# The settings of a configuration become flags of the door itself: --fit.epochs, not --config.fit.epochs.
+Settings = Annotated[Config, tyro.conf.arg(name="")]
+
+
+def run_door(main: Callable[[Sequence[str] | None], int]) -> None:
+    """Run a door's main function as the program: exit with its code, print our own errors on one line."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        code = main(None)
+    except MultitaskError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = 130
+    # Threads of TensorFlow would otherwise be torn down one by one.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(code)
+
+
+def parse(arguments: type[Arguments], module: str, text: str | None, argv: Sequence[str] | None) -> Arguments:
+    """Parse a door's command line into a dataclass; help and wrong flags end the program, with code 0 or 2."""
+    return tyro.cli(arguments, prog=f"python -m {module}", description=text, args=argv, config=Flags)
+
+
+def parse_with_config(
+    arguments: Callable[[Config], type[Arguments]] | Any, module: str, text: str | None, argv: Sequence[str] | None
+) -> Any:
+    """Parse a command line whose flags override the file named by `--config`, or the built-in defaults.
+
+    Args:
+        arguments: a dataclass with fields `config: Path | None` and `settings: Settings`.
+        module: the door, for the usage line.
+        text: description shown by --help.
+        argv: the command line; None for the program's own.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    default = arguments(config=_config_flag(argv))
+    default = type(default)(**{**vars(default), "settings": load_config(default.config)})
+    try:
+        return tyro.cli(
+            arguments, prog=f"python -m {module}", description=text, args=argv, default=default, config=Flags
+        )
+    except ValidationError as error:
+        raise config_error(error, "command line") from None
+
+
+def _config_flag(argv: Sequence[str]) -> Path | None:
+    """Find the value of --config before the other flags are known."""
+    for position, word in enumerate(argv):
+        if word.startswith("--config="):
+            return Path(word.removeprefix("--config="))
+        if word == "--config" and position + 1 < len(argv):
+            return Path(argv[position + 1])
+    return None
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on standard output; the first column is left-aligned, the others right."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    # A pipe or a log has no width of its own; a table that is cut there helps nobody.
+    console.print(table, width=None if console.is_terminal else 120, markup=False)

@@ -1,0 +1,188 @@
+"""How to make a model: one TOML file, every field of it also a flag; checked whole, wrong settings named together."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+import tyro
+from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from multitask.errors import ConfigError, nearest
+from multitask.spec import BACKBONES, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
+
+Share = Annotated[float, Field(gt=0, lt=0.9)]
+
+
+def _alias(*flags: str) -> Any:
+    return tyro.conf.arg(aliases=flags)
+
+
+class DataConfig(Frozen):
+    """Where labels and images lie, and how rows are divided."""
+
+    labels: Annotated[str, _alias("--labels")] = "data/data.parquet"
+    """Label table, a parquet file."""
+    images: Annotated[tuple[str, ...], _alias("--images")] = ("data/data.zip",)
+    """Zip or tar archives or folders of images; an image's id is its file name without extension."""
+    id_column: str = "uuid"
+    """Column of the tables that holds the image id."""
+    group_columns: tuple[str, ...] = ()
+    """Rows that share a value in one of these columns stay on one side of a split, e.g. sender_id."""
+    validation: Share = 0.15
+    """Share of the rows that chooses checkpoint and thresholds."""
+    test: Share = 0.15
+    """Share of the rows that is only ever evaluated."""
+    features: str = "model_training/features"
+    """Folder where features of the frozen network are kept between runs."""
+    features_gb: PositiveFloat = 20.0
+    """Disk budget of that folder in GB; features unused for longest are deleted first."""
+
+    @field_validator("test")
+    @classmethod
+    def _leaves_rows_to_train_on(cls, test: float, info: Any) -> float:
+        if test + info.data.get("validation", 0) >= 0.9:
+            raise ValueError("validation and test together must leave at least a tenth of the rows for training")
+        return test
+
+
+class ModelConfig(Frozen):
+    """Which network, and where it is frozen."""
+
+    backbone: Annotated[str, _alias("--backbone")] = "vgg16"
+    """Network below the heads; each brings its own input scaling."""
+    weights: Annotated[str, _alias("--weights")] = "imagenet"
+    """imagenet (downloaded once by Keras), random (He-initialised), or the path of a .h5 or .keras file."""
+    image_size: Annotated[tuple[PositiveInt, PositiveInt], _alias("--image-size")] = (224, 224)
+    """Height and width in pixels that every image is resized to."""
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    """stretch to the size, pad to keep all of the picture, or crop to fill the size."""
+    pooling: Literal["flatten", "avg", "max"] = "flatten"
+    """What turns the last feature map into a vector for the heads."""
+    freeze: Annotated[str, _alias("--freeze")] = "all"
+    """all: train the heads only. none: train everything. Or the name of the last frozen layer, e.g. block4_pool."""
+    dropout: float = Field(default=0.25, ge=0, lt=1)
+    """Share of the features dropped before the heads while training."""
+
+    @field_validator("backbone")
+    @classmethod
+    def _is_known(cls, backbone: str) -> str:
+        if backbone not in BACKBONES:
+            raise ValueError(f'expected a known backbone, received "{backbone}". {nearest(backbone, BACKBONES)}')
+        return backbone
+
+
+class FitConfig(Frozen):
+    """How long and how carefully to train."""
+
+    epochs: Annotated[PositiveInt, _alias("--epochs")] = 40
+    """Most epochs to train; stops earlier when the validation score no longer improves."""
+    batch_size: Annotated[PositiveInt, _alias("--batch-size")] = 32
+    """Rows per training step."""
+    learning_rate: Annotated[PositiveFloat, _alias("--learning-rate")] = 1e-4
+    """First learning rate of Adam; halved on plateaus."""
+    balance: Literal["weights", "downsample", "none"] = "weights"
+    """Class imbalance: weight rare classes and tags, or sample every class down to the rarest."""
+    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _alias("--precision")] = "auto"
+    """Arithmetic of the network; auto takes the fastest the hardware has. Heads are always float32."""
+    seed: Annotated[NonNegativeInt, _alias("--seed")] = 0
+    """Seed of splits, initial heads, data order and dropout."""
+
+
+def _clothing() -> dict[str, TaskConfig]:
+    return {
+        "category": TaskConfig(kind="multiclass", columns=("cc3",), top_k=2),
+        "tags": TaskConfig(kind="multilabel", columns=("polka dot", "floral", "checker")),
+    }
+
+
+class Config(Frozen):
+    """All settings of one training; the defaults are the clothing model."""
+
+    data: DataConfig = DataConfig()
+    tasks: dict[str, TaskConfig] = Field(default_factory=_clothing, min_length=1)
+    model: ModelConfig = ModelConfig()
+    fit: FitConfig = FitConfig()
+
+    @field_validator("tasks")
+    @classmethod
+    def _names_can_be_outputs(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
+        for name in tasks:
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in ("image_ok", "status"):
+                raise ValueError(f'expected a task name of letters, digits and _, received "{name}"')
+        return tasks
+
+    def label_columns(self) -> tuple[str, ...]:
+        """Return every label column of every task."""
+        return tuple(column for task in self.tasks.values() for column in task.columns)
+
+    def model_spec(self, classes: Mapping[str, tuple[str, ...]]) -> ModelSpec:
+        """Return the spec of the model to make; `classes` settles the class names of each task."""
+        tasks = tuple(
+            Task(**{**task.model_dump(), "name": name, "classes": classes[name]}) for name, task in self.tasks.items()
+        )
+        height, width = self.model.image_size
+        rest = self.model.model_dump(exclude={"image_size", "resize"})
+        image = ImageSpec(height=height, width=width, resize=self.model.resize)
+        try:
+            return ModelSpec(tasks=tasks, image=image, **rest)
+        except ValidationError as error:
+            raise config_error(error, "tasks") from None
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as TOML that `load_config` reads back as an equal one."""
+        path.write_text(tomli_w.dumps(self.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+
+
+def load_config(path: str | Path | None) -> Config:
+    """Read a TOML file, or return the defaults for None; every wrong setting is named in one ConfigError."""
+    if path is None:
+        return Config()
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot be read ({error.strerror})", where=str(path), fix="Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"is not TOML: {error}", where=str(path)) from None
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise config_error(error, str(path)) from None
+
+
+def config_error(error: ValidationError, where: str) -> ConfigError:
+    """Return one ConfigError that names every wrong setting of a failed validation, one line each."""
+    lines = [_explain(detail) for detail in error.errors()]
+    return ConfigError(lines[0] if len(lines) == 1 else "\n  ".join(["", *lines]), where=where)
+
+
+def _explain(detail: ErrorDetails) -> str:
+    """Say one pydantic error in our words: key, expected, received, nearest valid name."""
+    path = [str(part) for part in detail["loc"]]
+    key = ".".join(path) or "settings"
+    if detail["type"] == "extra_forbidden":
+        return f"{key}: unknown key. {nearest(path[-1], _fields_at(path[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{key}: is missing"
+    message = detail["msg"].removeprefix("Value error, ")
+    if detail["type"] == "value_error":
+        return f"{key}: {message}"
+    return f"{key}: expected {message.removeprefix('Input should be ')}, received {detail['input']!r}"
+
+
+def _fields_at(path: list[str]) -> list[str]:
+    """Return the keys that are valid below a path of keys of the configuration."""
+    if path[:1] == ["tasks"] and len(path) == 2:
+        return [*TaskConfig.model_fields, "column"]
+    model: type[BaseModel] = Config
+    for part in path:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,86 @@
+"""Images and features as tf.data: decoded in parallel, rows named in every batch, order drawn from seed and epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from multitask.archives import Archive
+from multitask.errors import ArchiveError
+from multitask.preprocessing import preprocess
+from multitask.spec import ImageSpec
+
+Gather = Callable[[NDArray[np.int64]], NDArray[Any]]
+Labels = Mapping[str, NDArray[np.float32]]
+
+
+def read_images(ids: Sequence[str], archive: Archive, image: ImageSpec, batch_size: int) -> Any:
+    """Read and decode images in the order in which they lie in the archive; unreadable ones are left out.
+
+    Returns:
+        Dataset of (rows int64 (batch,), images uint8 (batch, height, width, 3)); a row is a position in `ids`.
+    """
+
+    def read() -> Iterator[tuple[int, bytes]]:
+        for row in archive.in_order(ids):
+            try:
+                yield int(row), archive[ids[row]]
+            except (KeyError, ArchiveError):
+                continue
+
+    signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string))
+    files = tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(2 * batch_size)
+    decoded = files.map(
+        lambda row, data: (row, preprocess(data, image)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    return decoded.ignore_errors().batch(batch_size).prefetch(2)
+
+
+def training_batches(
+    gather: Gather, shape: tuple[int, ...], dtype: Any, labels: Labels, batch_size: int, seed: int, first_epoch: int
+) -> Any:
+    """Endless shuffled batches of (features, {task: labels}), epoch after epoch from `first_epoch` on.
+
+    The order of an epoch is drawn from the seed and the number of the epoch alone, so a resumed training sees the rows
+    that an uninterrupted one would have seen.
+
+    Args:
+        gather: returns the features (n, *shape) of rows; rows count as in `labels`.
+        shape, dtype: of the features of one row.
+        labels: per task (rows,) or (rows, tags) float32, NaN for a missing label.
+        batch_size: rows per batch; the last batch of an epoch is smaller.
+        seed: of the shuffling.
+        first_epoch: the first epoch to yield.
+    """
+    count = len(next(iter(labels.values())))
+
+    def epoch_order(epoch: Any) -> Any:
+        order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=[seed, epoch])
+        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
+    rows = epochs.flat_map(epoch_order)
+    return _gathered(rows, gather, shape, dtype, {name: tf.constant(values) for name, values in labels.items()})
+
+
+def inference_batches(gather: Gather, shape: tuple[int, ...], dtype: Any, count: int, batch_size: int) -> Any:
+    """Batches of the features of rows 0 to `count`, once and in order."""
+    rows = tf.data.Dataset.range(count).batch(batch_size)
+    return _gathered(rows, gather, shape, dtype, None)
+
+
+def _gathered(rows: Any, gather: Gather, shape: tuple[int, ...], dtype: Any, labels: Any) -> Any:
+    """Attach features, and labels where there are any, to batches of row numbers."""
+
+    def fetch(batch: Any) -> Any:
+        features = tf.numpy_function(gather, [batch], tf.as_dtype(dtype), stateful=False)
+        features = tf.ensure_shape(features, [None, *shape])
+        if labels is None:
+            return features
+        return features, {name: tf.gather(values, batch) for name, values in labels.items()}
+
+    return rows.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -1,0 +1,78 @@
+"""What a person sees while long work runs: a live bar on a terminal, plain lines elsewhere, nothing in a library."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+# On a pipe or in a log file, a line this often is company enough.
+LINE_SECONDS = 10.0
+
+Advance = Callable[[int], None]
+
+
+class Progress(Protocol):
+    """Where long work reports to."""
+
+    def say(self, text: str) -> None:
+        """Report one finished step."""
+
+    def track(self, title: str, total: int) -> contextlib.AbstractContextManager[Advance]:
+        """Report work on `total` things; the block calls what it is given with how many it has just done."""
+
+
+class Quiet:
+    """Reports nothing; for notebooks, tests and programs."""
+
+    def say(self, text: str) -> None:
+        """Ignore the step."""
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int) -> Iterator[Advance]:
+        """Ignore the work."""
+        yield lambda done: None
+
+
+class Lines:
+    """Reports on standard error: a bar with the time left on a terminal, else a line every ten seconds."""
+
+    def say(self, text: str) -> None:
+        """Print the step."""
+        print(text, file=sys.stderr, flush=True)
+
+    @contextlib.contextmanager
+    def track(self, title: str, total: int) -> Iterator[Advance]:
+        """Show how far the work is, how fast it goes and how long it will take."""
+        if total and sys.stderr.isatty():
+            with self._bar(title, total) as advance:
+                yield advance
+            return
+        done, started, said = 0, time.monotonic(), time.monotonic()
+
+        def advance(count: int) -> None:
+            nonlocal done, said
+            done += count
+            now = time.monotonic()
+            if now - said >= LINE_SECONDS:
+                said, rate = now, done / (now - started)
+                self.say(f"  {title}: {done:,} of {total:,}, {rate:,.1f}/s, {(total - done) / rate:,.0f} s left")
+
+        yield advance
+
+    @contextlib.contextmanager
+    def _bar(self, title: str, total: int) -> Iterator[Advance]:
+        from rich import progress as rich
+        from rich.console import Console
+
+        columns = (
+            rich.TextColumn("  {task.description}"),
+            rich.BarColumn(),
+            rich.MofNCompleteColumn(),
+            rich.TimeRemainingColumn(),
+        )
+        with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda count: bar.advance(task, count)

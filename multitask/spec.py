@@ -1,0 +1,163 @@
+"""What a model is: its tasks, its image, its backbone. Activations, losses, columns and fields follow from it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
+
+# Backbone -> constructor in keras.applications ("" for our own) and the input scaling its weights were trained with:
+# caffe (BGR, mean subtracted), tf (-1..1), unit (0..1), none (the network scales by itself).
+BACKBONES = {
+    "vgg16": ("VGG16", "caffe"),
+    "vgg19": ("VGG19", "caffe"),
+    "resnet50": ("ResNet50", "caffe"),
+    "resnet50v2": ("ResNet50V2", "tf"),
+    "efficientnetb0": ("EfficientNetB0", "none"),
+    "mobilenetv3small": ("MobileNetV3Small", "none"),
+    "mobilenetv3large": ("MobileNetV3Large", "none"),
+    "convnexttiny": ("ConvNeXtTiny", "none"),
+    "small_cnn": ("", "unit"),
+}
+
+Kind = Literal["multiclass", "multilabel"]
+
+
+class Frozen(BaseModel):
+    """A record that refuses unknown keys and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class TaskConfig(Frozen):
+    """One question about an image, asked by label columns."""
+
+    kind: Kind
+    """multiclass: exactly one of several classes. multilabel: each tag is there or not."""
+    columns: tuple[str, ...] = Field(min_length=1)
+    """Label columns: one for multiclass (class names or integers), one per tag for multilabel (0 or 1)."""
+    classes: tuple[str, ...] = ()
+    """Class names in score order; multiclass only. Empty: read from the label table and sorted."""
+    top_k: PositiveInt = 1
+    """How many best classes a prediction names; multiclass only."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Score from which a tag counts as present; multilabel only. None: chosen per tag on the validation split."""
+    loss_weight: float = Field(default=1.0, ge=0)
+    """Share of this task in the training loss."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_single_column(cls, data: object) -> object:
+        """`column = "cc3"` is a shorter way to write `columns = ["cc3"]`."""
+        if isinstance(data, dict) and "column" in data and "columns" not in data:
+            data = {**data, "columns": (data["column"],)}
+            del data["column"]
+        return data
+
+    @field_validator("columns", "classes")
+    @classmethod
+    def _without_repeats(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"expected distinct names, received {repeated} more than once")
+        return names
+
+    @model_validator(mode="after")
+    def _fields_fit_the_kind(self) -> TaskConfig:
+        if self.kind == "multiclass" and len(self.columns) != 1:
+            raise ValueError(f"a multiclass task has exactly one column, received {list(self.columns)}")
+        if self.kind == "multiclass" and self.threshold is not None:
+            raise ValueError("threshold belongs to multilabel tasks")
+        if self.kind == "multilabel" and self.classes and self.classes != self.columns:
+            raise ValueError("the tags of a multilabel task are its columns; leave classes out")
+        if self.kind == "multilabel" and self.top_k != 1:
+            raise ValueError("top_k belongs to multiclass tasks")
+        if self.classes and self.top_k > len(self.classes):
+            raise ValueError(f"top_k is {self.top_k} but there are {len(self.classes)} classes")
+        return self
+
+
+class Task(TaskConfig):
+    """A task of a model: its name and classes are settled, so its scores have a fixed shape `(batch, classes)`."""
+
+    name: str
+    classes: tuple[str, ...] = Field(min_length=1)
+    thresholds: tuple[float, ...] = ()
+    """One per tag, for multilabel tasks once the model is trained."""
+
+    @property
+    def decision_columns(self) -> tuple[str, ...]:
+        """Columns of a prediction table that hold this task's decisions, as integers."""
+        if self.kind == "multilabel":
+            return self.classes
+        return (self.name,) if self.top_k == 1 else tuple(f"{self.name}{rank + 1}" for rank in range(self.top_k))
+
+    @property
+    def name_columns(self) -> tuple[str, ...]:
+        """Columns of a prediction table that hold class names; none for tags, whose columns bear them."""
+        return () if self.kind == "multilabel" else tuple(f"{column}_name" for column in self.decision_columns)
+
+    @property
+    def score_columns(self) -> tuple[str, ...]:
+        """Columns of a prediction table that hold the scores, in class order."""
+        return tuple(f"{self.name}_score_{name}" for name in self.classes)
+
+    def settled_thresholds(self) -> tuple[float, ...]:
+        """Return one decision threshold per tag: the trained ones, else the configured one, else 0.5."""
+        return self.thresholds or (self.threshold or 0.5,) * len(self.classes)
+
+
+class ImageSpec(Frozen):
+    """How image bytes become a `uint8 (height, width, 3)` RGB array."""
+
+    height: PositiveInt = 224
+    width: PositiveInt = 224
+    resize: Literal["stretch", "pad", "crop"] = "stretch"
+    max_pixels: PositiveInt = 64_000_000
+
+
+class ModelSpec(Frozen):
+    """Everything needed to build the network and to read its answers."""
+
+    tasks: tuple[Task, ...] = Field(min_length=1)
+    image: ImageSpec = ImageSpec()
+    backbone: str = "vgg16"
+    weights: str = "imagenet"
+    freeze: str = "all"
+    pooling: Literal["flatten", "avg", "max"] = "flatten"
+    dropout: float = 0.25
+
+    @model_validator(mode="after")
+    def _columns_are_distinct(self) -> ModelSpec:
+        check_column_names(self.tasks)
+        return self
+
+    def task(self, name: str) -> Task:
+        """Return the task of that name."""
+        return next(task for task in self.tasks if task.name == name)
+
+    def fingerprint(self) -> str:
+        """Return 16 hexadecimal digits that change whenever any field does."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+
+    def save(self, path: Path) -> None:
+        """Write the spec as `spec.json`, the file that travels with every model."""
+        path.write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> ModelSpec:
+        """Read what `save` wrote."""
+        return cls.model_validate_json(path.read_text(encoding="utf-8"))
+
+
+def check_column_names(tasks: Iterable[Task]) -> None:
+    """Raise ValueError when two tasks would write the same column of a prediction table."""
+    seen = {"status": "the status column"}
+    for task in tasks:
+        for column in (*task.decision_columns, *task.name_columns, *task.score_columns):
+            if column in seen:
+                raise ValueError(f'task "{task.name}" would write the column "{column}", as does {seen[column]}')
+            seen[column] = f'task "{task.name}"'

@@ -1,0 +1,149 @@
+"""Train, validation, test and folds: repeatable, stratified over all tasks at once, never parting a group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+from multitask.errors import TableError
+from multitask.spec import Task
+
+PARTS = ("train", "validation", "test")
+
+
+def group_rows(*columns: Sequence[Any]) -> NDArray[np.int64]:
+    """Number the groups of rows: rows that share a value in any of the columns are one group.
+
+    Args:
+        columns: at least one, each (rows,); a missing value connects nothing.
+
+    Returns:
+        int64 (rows,), counting groups from 0.
+    """
+    rows = len(columns[0])
+    edges, offset = [], rows
+    for column in columns:
+        codes, values = pd.factorize(np.asarray(column, object))
+        known = np.flatnonzero(codes >= 0)
+        edges.append(np.stack([known, codes[known] + offset]))
+        offset += len(values)
+    ends = np.concatenate(edges, axis=1)
+    graph = sparse.coo_array((np.ones(ends.shape[1], np.int8), (ends[0], ends[1])), shape=(offset, offset))
+    _, found = connected_components(graph, directed=False)
+    return pd.factorize(found[:rows])[0].astype(np.int64)
+
+
+def indicators(labels: Mapping[str, NDArray[np.float32]], tasks: Sequence[Task]) -> NDArray[np.bool_]:
+    """Return bool (rows, labels): one column per class and per tag of all tasks; a missing label is False."""
+    columns = []
+    for task in tasks:
+        values = labels[task.name]
+        if task.kind == "multiclass":
+            columns.append(values[:, None] == np.arange(len(task.classes)))
+        else:
+            columns.append(values == 1)
+    return np.concatenate(columns, axis=1)
+
+
+def assign(
+    indicators: NDArray[np.bool_], groups: NDArray[np.int64], fractions: Sequence[float], seed: int
+) -> NDArray[np.int64]:
+    """Give every row a part so that each label is spread over the parts by their fractions.
+
+    Iterative stratification, Sechidis et al. 2011, https://doi.org/10.1007/978-3-642-23808-6_10, with groups in place
+    of rows: the rarest label first, its largest groups first, each to the part that lacks most of that label; of
+    equals, to the part that lacks most rows.
+
+    Args:
+        indicators: bool (rows, labels).
+        groups: int (rows,); a group goes to one part as a whole.
+        fractions: share of each part, summing to 1.
+        seed: breaks ties.
+
+    Returns:
+        int64 (rows,), the number of the part.
+
+    Raises:
+        TableError: there are fewer groups than parts.
+    """
+    count, parts = int(groups.max()) + 1, len(fractions)
+    if count < parts:
+        raise TableError(
+            f"{count} groups of rows cannot be divided into {parts} parts",
+            fix="Add data, or group by a column with more values (data.group_columns).",
+        )
+    # Every group has a last label, "is a row", which places those that bear no other and keeps the sizes right.
+    held = np.zeros((count, indicators.shape[1] + 1))
+    np.add.at(held, groups, np.concatenate([indicators, np.ones((len(groups), 1))], axis=1))
+    wanted = np.asarray(fractions)[:, None] * held.sum(axis=0)
+    random = np.random.default_rng(seed)
+    order = random.permutation(count)
+    part_of = np.full(count, -1)
+    remaining = held[:, :-1].sum(axis=0)
+    while True:
+        left = np.flatnonzero(remaining > 0)
+        label = left[remaining[left].argmin()] if len(left) else -1
+        bearers = order[(part_of[order] < 0) & (held[order, label] > 0)]
+        bearers = bearers[np.argsort(-held[bearers, label], kind="stable")]
+        _place(bearers, label, held, wanted, part_of, random.random((len(bearers), parts)))
+        if label < 0:
+            break
+        remaining -= held[bearers, :-1].sum(axis=0)
+        remaining[label] = 0
+    _fill_empty_parts(part_of, parts, held[:, -1])
+    return part_of[groups]
+
+
+def _place(
+    bearers: NDArray[np.int64],
+    label: int,
+    held: NDArray[np.float64],
+    wanted: NDArray[np.float64],
+    part_of: NDArray[np.int64],
+    ties: NDArray[np.float64],
+) -> None:
+    """Give each bearer of a label to the part that wants the label most, and take what it holds off the wants."""
+    for bearer, tie in zip(bearers, ties, strict=True):
+        part = np.lexsort((tie, wanted[:, -1], wanted[:, label]))[-1]
+        part_of[bearer] = part
+        wanted[part] -= held[bearer]
+
+
+def _fill_empty_parts(part_of: NDArray[np.int64], parts: int, sizes: NDArray[np.float64]) -> None:
+    """Give a part that got nothing the smallest group of the part with the most groups."""
+    for part in range(parts):
+        if not (part_of == part).any():
+            donors = np.flatnonzero(part_of == np.bincount(part_of, minlength=parts).argmax())
+            part_of[donors[sizes[donors].argmin()]] = part
+
+
+def split_rows(
+    labels: Mapping[str, NDArray[np.float32]],
+    tasks: Sequence[Task],
+    groups: NDArray[np.int64],
+    validation: float,
+    test: float,
+    seed: int,
+) -> NDArray[np.object_]:
+    """Return "train", "validation" or "test" per row; arguments as for `indicators` and `assign`."""
+    fractions = (1 - validation - test, validation, test)
+    return np.array(PARTS, object)[assign(indicators(labels, tasks), groups, fractions, seed)]
+
+
+def folds(
+    labels: Mapping[str, NDArray[np.float32]], tasks: Sequence[Task], groups: NDArray[np.int64], count: int, seed: int
+) -> NDArray[np.int64]:
+    """Return the number of the fold, from 0 to `count`, per row."""
+    return assign(indicators(labels, tasks), groups, [1 / count] * count, seed)
+
+
+def deviations(indicators: NDArray[np.bool_], parts: NDArray[Any]) -> dict[str, float]:
+    """Return per part the largest difference between the share of a label in it and in all rows."""
+    whole = indicators.mean(axis=0)
+    return {str(part): float(np.abs(indicators[parts == part].mean(axis=0) - whole).max()) for part in np.unique(parts)}

@@ -1,0 +1,91 @@
+"""Train a model: `python -m multitask.train [--config FILE] [--name RUN] [--resume RUN] [settings]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multitask import cli
+from multitask.config import Config, DataConfig
+from multitask.progress import Lines
+from multitask.runs import RunFolder
+
+DEMO = Path("data/demo")
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags of this door."""
+
+    config: Path | None = None
+    """TOML file with settings; flags override it."""
+    name: str | None = None
+    """Name of the run folder; by default the time."""
+    resume: str | None = None
+    """Go on with this interrupted run, by its own settings."""
+    settings: cli.Settings = Config()  # noqa: RUF009
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, print the results and the next commands."""
+    arguments = cli.parse_with_config(Arguments, "multitask.train", __doc__, argv)
+    progress = Lines()
+    config = arguments.settings
+    if arguments.resume is None:
+        config = _with_demo_data(config, progress)
+    from multitask import training
+
+    if arguments.resume is not None:
+        run = training.resume(arguments.resume, progress)
+    elif Path(config.data.labels).is_relative_to(DEMO):
+        run = training.fit(_with_weights_in_reach(config, progress), arguments.name, progress)
+    else:
+        run = training.fit(config, arguments.name, progress)
+    _print_results(run.folder)
+    return 0
+
+
+def _print_results(folder: RunFolder) -> None:
+    from multitask.evaluation import Evaluation
+    from multitask.results import next_commands
+
+    evaluation = Evaluation.from_dict(folder.read_json("metrics.json"))
+    cli.print_table("Test split", ("task", "metric", "value", "95% interval", "baseline"), evaluation.table())
+    print(f"report: {folder / 'report.html'}\nnext:")
+    for command in next_commands(folder):
+        print(f"  {command}")
+
+
+def _with_demo_data(config: Config, progress: Lines) -> Config:
+    """Turn to the demo dataset, drawn if need be, when no data is at the default place and none was named."""
+    default = DataConfig()
+    untouched = (config.data.labels, config.data.images) == (default.labels, default.images)
+    if untouched and not Path(default.labels).exists():
+        data = {"labels": str(DEMO / "data.parquet"), "images": (str(DEMO / "images.zip"),)}
+        progress.say(f"no {default.labels}: training on the demo dataset in {DEMO}")
+        config = config.model_copy(update={"data": config.data.model_copy(update=data)})
+    if Path(config.data.labels).is_relative_to(DEMO) and not Path(config.data.labels).exists():
+        from multitask.sample import draw_sample
+
+        progress.say(f"drawing the demo dataset in {DEMO}")
+        draw_sample(DEMO)
+    return config
+
+
+def _with_weights_in_reach(config: Config, progress: Lines) -> Config:
+    """Let the demo, and only the demo, run without ImageNet weights."""
+    if config.model.weights != "imagenet":
+        return config
+    from multitask.backbone import ImagenetUnreachable, imagenet_weights
+
+    try:
+        imagenet_weights(config.model.backbone)
+    except ImagenetUnreachable as error:
+        progress.say(f"{error}\nThe demo goes on with random weights; its figures are those of random features.")
+        return config.model_copy(update={"model": config.model.model_copy(update={"weights": "random"})})
+    return config
+
+
+if __name__ == "__main__":
+    cli.run_door(main)
