@@ -25,8 +25,6 @@ Settings = Annotated[Config, tyro.conf.arg(name="")]
 
 def run_door(main: Callable[[Sequence[str] | None], int]) -> None:
     """Run a door's main function as the program: exit with its code, print our own errors on one line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         code = main(None)
@@ -77,6 +75,26 @@ def _config_flag(argv: Sequence[str]) -> Path | None:
         if word == "--config" and position + 1 < len(argv):
             return Path(argv[position + 1])
     return None
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow without what it writes to standard error about devices that are not there.
+
+    Its C++ side writes before any setting can stop it, so the file descriptor is turned away meanwhile; Python errors
+    still come through.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_logical_devices()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

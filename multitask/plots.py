@@ -149,7 +149,7 @@ def plot_predictions(
     labels: Mapping[str, Scores],
     columns: int = 6,
 ) -> Figure:
-    """Draw photos with what the model says of them; green is right, red is wrong, with the truth beside it.
+    """Draw photos with what the model says of them; green is right, red is wrong, with the truth below it.
 
     Args:
         spec: names of tasks and classes, and thresholds.
@@ -158,19 +158,21 @@ def plot_predictions(
         columns: photos side by side.
     """
     with rc_context(STYLE):
-        rows = -(-len(images) // columns)
-        lines = sum(1 for _ in spec.tasks)
-        figure = Figure(figsize=(2.15 * columns, (2.25 + 0.27 * lines) * rows), layout="constrained")
-        for axes, number in zip(figure.subplots(rows, columns, squeeze=False).flat, range(rows * columns), strict=True):
+        rows, lines = -(-len(images) // columns), len(spec.tasks)
+        text_share = 0.2 * lines
+        figure = Figure(figsize=(2.1 * columns, 2.0 * (1 + text_share) * rows))
+        grid = figure.subplots(rows, columns, squeeze=False)
+        bottom = text_share / (1 + text_share) / rows
+        figure.subplots_adjust(left=0.008, right=0.992, top=0.995, bottom=bottom, wspace=0.06, hspace=text_share + 0.04)
+        for number, axes in enumerate(grid.flat):
             axes.axis("off")
             if number < len(images):
-                axes.imshow(images[number])
+                axes.imshow(images[number], aspect="auto")
                 answers = [_answer(task, scores[task.name][number], labels[task.name][number]) for task in spec.tasks]
                 for line, (text, colour) in enumerate(answers):
-                    place = {"transform": axes.transAxes, "ha": "left", "va": "top", "fontsize": 7.6}
+                    place = {"transform": axes.transAxes, "ha": "left", "va": "top", "fontsize": 7.6, "linespacing": 1.25}
                     weight = "bold" if line == 0 else "normal"
-                    axes.text(0, -0.03 - 0.105 * line, text, color=colour, fontweight=weight, **place)
-        figure.get_layout_engine().set(hspace=0.06 + 0.1 * lines, wspace=0.04)
+                    axes.text(0, -0.025 - 0.19 * line, text, color=colour, fontweight=weight, **place)
     return figure
 
 
@@ -244,7 +246,7 @@ def _answer(task: Task, scores: Scores, label: Any) -> tuple[str, str]:
         if np.isnan(label):
             return text, FAINT
         right = best == int(label)
-        return text if right else f"{text} ≠ {task.classes[int(label)]}", RIGHT if right else WRONG
+        return text if right else f"{text}\n(is {task.classes[int(label)]})", RIGHT if right else WRONG
     chosen = scores >= np.asarray(task.settled_thresholds())
     said = ", ".join(name for name, there in zip(task.classes, chosen, strict=True) if there) or f"no {task.name}"
     known = ~np.isnan(label)
@@ -252,7 +254,7 @@ def _answer(task: Task, scores: Scores, label: Any) -> tuple[str, str]:
         return said, FAINT
     right = bool((chosen[known] == (label[known] == 1)).all())
     truth = ", ".join(name for name, there in zip(task.classes, label == 1, strict=True) if there) or "none"
-    return said if right else f"{said} ≠ {truth}", RIGHT if right else WRONG
+    return said if right else f"{said}\n(is {truth})", RIGHT if right else WRONG
 
 
 def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:

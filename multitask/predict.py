@@ -43,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     table = read_table(arguments.table, id_column)
     progress = Lines()
     with open_archive(*(arguments.images or run.config.data.images)) as archive:
+        cli.load_tensorflow()
         from multitask.inference import KerasPredictor
         from multitask.prediction import predict_table
 

@@ -139,7 +139,8 @@ def _figures(
     """Draw every plot of the run."""
     labels = prepared.labels(test)
     shown = test[:GALLERY_IMAGES]
-    images = [preprocess(prepared.archive[prepared.table.ids[row]], spec.image).numpy() for row in shown]
+    visible = spec.image.model_copy(update={"height": 2 * spec.image.height, "width": 2 * spec.image.width})
+    images = [preprocess(prepared.archive[prepared.table.ids[row]], visible).numpy() for row in shown]
     figures = {
         "predictions": plots.plot_predictions(
             spec,

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = arguments.settings
     if arguments.resume is None:
         config = _with_demo_data(config, progress)
+    cli.load_tensorflow()
     from multitask import training
 
     if arguments.resume is not None:

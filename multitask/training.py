@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from multitask import hardware
 from multitask.checkpoints import History, load_checkpoint, save_checkpoint
-from multitask.config import Config
+from multitask.config import Config, load_config
 from multitask.dataset import inference_batches, training_batches
 from multitask.errors import RunError
 from multitask.evaluation import validation_score
@@ -53,8 +53,6 @@ def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  
         progress.say(f"run: {folder.directory} is finished already")
         return open_run(str(folder.directory), root)
     progress.say(f"run: going on with {folder.directory}")
-    from multitask.config import load_config
-
     return _fit(load_config(folder.config_file), folder, progress)
 
 
@@ -114,7 +112,13 @@ def train(
         )
         steps = math.ceil(len(rows) / fit.batch_size)
         model.fit(
-            batches, steps_per_epoch=steps, initial_epoch=len(history), epochs=fit.epochs, verbose=0, callbacks=[keeper]
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=len(history),
+            epochs=fit.epochs,
+            shuffle=False,  # the batches are shuffled already
+            verbose=0,
+            callbacks=[keeper],
         )
     load_checkpoint(folder.best_checkpoint, model, None)
     return history
