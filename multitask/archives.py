@@ -203,7 +203,7 @@ class _PlainTar:
     def members(self) -> Iterator[tuple[str, tuple[int, int]]]:
         with tarfile.open(self.path, "r:") as tar:
             for info in tar:
-                tar.members = []  # tarfile would otherwise keep every header in memory
+                _forget_members(tar)
                 if info.isreg():
                     yield info.name, (info.offset_data, info.size)
 
@@ -230,7 +230,7 @@ class _CompressedTar:
     def members(self) -> Iterator[tuple[str, int]]:
         with tarfile.open(self.path, "r|*") as tar:
             for number, info in enumerate(tar):
-                tar.members = []
+                _forget_members(tar)
                 if info.isreg():
                     yield info.name, number
 
@@ -242,7 +242,7 @@ class _CompressedTar:
                 self._next = 0
             while True:
                 info = self._stream.next()
-                self._stream.members = []
+                _forget_members(self._stream)
                 if info is None:
                     raise EOFError("the archive has become shorter")
                 self._next += 1
@@ -256,6 +256,11 @@ class _CompressedTar:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
+
+
+def _forget_members(tar: Any) -> None:
+    """Keep tarfile from holding every header it has seen in memory."""
+    tar.members = []
 
 
 def _is_plain_tar(path: Path) -> bool:

@@ -7,13 +7,16 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 from pydantic import ValidationError
 
 from multitask.config import Config, config_error, load_config
 from multitask.errors import MultitaskError
+
+if TYPE_CHECKING:
+    from multitask.evaluation import Evaluation
 
 Arguments = TypeVar("Arguments")
 
@@ -45,9 +48,7 @@ def parse(arguments: type[Arguments], module: str, text: str | None, argv: Seque
     return tyro.cli(arguments, prog=f"python -m {module}", description=text, args=argv, config=Flags)
 
 
-def parse_with_config(
-    arguments: Callable[[Config], type[Arguments]] | Any, module: str, text: str | None, argv: Sequence[str] | None
-) -> Any:
+def parse_with_config(arguments: Any, module: str, text: str | None, argv: Sequence[str] | None) -> Any:
     """Parse a command line whose flags override the file named by `--config`, or the built-in defaults.
 
     Args:
@@ -57,8 +58,8 @@ def parse_with_config(
         argv: the command line; None for the program's own.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    default = arguments(config=_config_flag(argv))
-    default = type(default)(**{**vars(default), "settings": load_config(default.config)})
+    file = _config_flag(argv)
+    default = arguments(config=file, settings=load_config(file))
     try:
         return tyro.cli(
             arguments, prog=f"python -m {module}", description=text, args=argv, default=default, config=Flags
@@ -97,16 +98,26 @@ def load_tensorflow() -> None:
             os.close(kept)
 
 
+def print_metrics(title: str, evaluation: Evaluation) -> None:
+    """Print an evaluation as a table."""
+    print_table(title, ("task", "metric", "value", "95% interval", "baseline"), evaluation.table())
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on standard output; the first column is left-aligned, the others right."""
+    """Print a table on standard output, names to the left and figures to the right."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        is_name = not any(row[number][:1].isdigit() for row in rows)
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    # A pipe or a log has no width of its own; a table that is cut there helps nobody.
-    console.print(table, width=None if console.is_terminal else 120, markup=False)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        # A pipe or a log has no width of its own; a table that is cut there helps nobody.
+        console = Console(highlight=False, width=200)
+    console.print(title, style="bold", markup=False)
+    console.print(table)

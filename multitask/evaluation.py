@@ -2,9 +2,6 @@
 
 Multiclass: labels (rows,) float32 class numbers, scores (rows, classes) that sum to 1 per row. Multilabel: labels
 (rows, tags) 0/1, scores (rows, tags) in 0..1. A missing label is NaN and leaves its row out of that task, or that tag.
-
-Every metric is a function of row weights (resamples, rows): weights of 1 give the value, multinomial weights give a
-bootstrap resample, so all resamples are computed at once.
 """
 
 from __future__ import annotations
@@ -17,15 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multitask import metrics as merit
+from multitask.metrics import Floats, Labels, WeightedMetric
 from multitask.spec import ModelSpec, Task
-
-Floats = NDArray[np.float64]
-Labels = NDArray[np.float32]
-WeightedMetric = Callable[[Floats], Floats]
-
-RESAMPLES = 1000
-# Resamples are drawn in blocks of at most this many weights, which bounds memory however many rows there are.
-_BLOCK_WEIGHTS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -132,7 +123,7 @@ def evaluate_task(
     ones = np.ones((1, len(labels)))
     values = {name: float(metric(ones)[0]) for name, (metric, _) in pairs.items()}
     resampled: dict[str, list[Floats]] = {name: [] for name in pairs}
-    for weights in _resamples(len(labels), seed, groups):
+    for weights in merit.resamples(len(labels), seed, groups):
         for name, (metric, _) in pairs.items():
             resampled[name].append(metric(weights))
     found = {}
@@ -159,21 +150,20 @@ def validation_score(spec: ModelSpec, labels: Mapping[str, Labels], scores: Mapp
     `<task>_accuracy` and `<task>_balanced_accuracy` of multiclass tasks, `<task>_average_precision` (mean over tags)
     of multilabel ones; `score` is the mean of balanced accuracies and average precisions over the tasks.
     """
-    found, members = {}, []
+    found: dict[str, float] = {}
+    members = []
     for task in spec.tasks:
         values, given = labels[task.name], scores[task.name]
         ones = np.ones((1, len(values)))
         if task.kind == "multiclass":
-            pairs = _multiclass_metrics(task, values, given, values)
-            names = {"accuracy": "accuracy", "balanced_accuracy": "balanced_accuracy"}
+            pairs, main = _multiclass_metrics(task, values, given, values), "balanced_accuracy"
         else:
-            pairs = _multilabel_metrics(task, values, given, values)
-            names = {"accuracy": "accuracy", "mean_average_precision": "average_precision"}
-        figures = {f"{task.name}_{new}": float(pairs[old][0](ones)[0]) for old, new in names.items()}
-        found |= figures
-        members.append(list(figures.values())[-1])
-    known = [member for member in members if math.isfinite(member)]
-    return {**found, "score": sum(known) / len(known) if known else 0.0}
+            pairs, main = _multilabel_metrics(task, values, given, values), "mean_average_precision"
+        for name in ("accuracy", main):
+            found[f"{task.name}_{name.removeprefix('mean_')}"] = float(pairs[name][0](ones)[0])
+        members.append(found[f"{task.name}_{main.removeprefix('mean_')}"])
+    score = merit.nanmean(members)
+    return {**found, "score": score if math.isfinite(score) else 0.0}
 
 
 def confusion_matrix(task: Task, labels: Labels, scores: Labels) -> NDArray[np.int64]:
@@ -182,27 +172,6 @@ def confusion_matrix(task: Task, labels: Labels, scores: Labels) -> NDArray[np.i
     matrix = np.zeros((len(task.classes), len(task.classes)), np.int64)
     np.add.at(matrix, (labels[known].astype(int), scores[known].argmax(axis=1)), 1)
     return matrix
-
-
-def average_precision(labels: Labels, scores: Labels) -> WeightedMetric:
-    """Return weights -> average precision of one tag: the sum of precision times gain in recall over all thresholds.
-
-    Equal scores count as one threshold, as in scikit-learn.
-    """
-    known = np.flatnonzero(~np.isnan(labels))
-    order = known[np.argsort(-scores[known], kind="stable")]
-    ranked, positive = scores[order], labels[order] == 1
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(order) else np.array([], int)
-
-    def metric(weights: Floats) -> Floats:
-        taken = np.cumsum(weights[:, order], axis=1)[:, ends]
-        hits = np.cumsum(weights[:, order] * positive, axis=1)[:, ends]
-        if not len(order):
-            return np.full(len(weights), np.nan)
-        gains = np.diff(hits, axis=1, prepend=0.0)
-        return _divide((_divide(hits, taken, 0.0) * gains).sum(axis=1), hits[:, -1])
-
-    return metric
 
 
 def _multiclass_metrics(
@@ -218,15 +187,17 @@ def _multiclass_metrics(
     def with_baseline(make: Callable[[Any], WeightedMetric]) -> tuple[WeightedMetric, float]:
         return make(best), float(make(constant)(ones)[0])
 
-    found = {"accuracy": with_baseline(lambda answer: _share(answer == true, known))}
+    found = {"accuracy": with_baseline(lambda answer: merit.share(answer == true, known))}
     if task.top_k > 1:
         ranks = np.argsort(-scores, axis=1, kind="stable")[:, : task.top_k]
         hit = (ranks == true[:, None]).any(axis=1)
-        baseline = _share(np.isin(true, frequent[: task.top_k]), known)
-        found[f"top_{task.top_k}_accuracy"] = (_share(hit, known), float(baseline(ones)[0]))
+        baseline = merit.share(np.isin(true, frequent[: task.top_k]), known)
+        found[f"top_{task.top_k}_accuracy"] = (merit.share(hit, known), float(baseline(ones)[0]))
     classes = len(task.classes)
-    found["balanced_accuracy"] = with_baseline(lambda answer: _class_mean(_recall, answer, true, known, classes))
-    found["macro_f1"] = with_baseline(lambda answer: _class_mean(_f1, answer, true, known, classes))
+    found["balanced_accuracy"] = with_baseline(
+        lambda answer: merit.class_mean(merit.recall, answer, true, known, classes)
+    )
+    found["macro_f1"] = with_baseline(lambda answer: merit.class_mean(merit.f1, answer, true, known, classes))
     return found
 
 
@@ -235,7 +206,7 @@ def _multilabel_metrics(
 ) -> dict[str, tuple[WeightedMetric, float]]:
     answers = scores >= np.asarray(task.settled_thresholds(), np.float32)
     known = ~np.isnan(labels)
-    complete = known.all(axis=1)
+    complete = np.asarray(known.all(axis=1))
     train_complete = train_labels[~np.isnan(train_labels).any(axis=1)]
     combinations, counts = np.unique(train_complete, axis=0, return_counts=True)
     ones = np.ones((1, len(labels)))
@@ -249,16 +220,17 @@ def _multilabel_metrics(
             if kind in parts:
                 parts[kind].append(metric)
                 bases[kind].append(baseline)
-    right = ((labels == 1) == answers) & known
-    most = np.nanmean(np.where(known, (labels == 1) == (usual == 1), np.nan)) if known.any() else math.nan
+    right: NDArray[np.bool_] = ((labels == 1) == answers) & known
+    matches: NDArray[np.bool_] = labels == usual
+    most = np.nanmean(np.where(known, matches, np.nan)) if known.any() else math.nan
     return {
         "exact_match": (
-            _share(right.all(axis=1), complete),
-            float(_share((labels == usual).all(axis=1), complete)(ones)[0]),
+            merit.share(np.all(right, axis=1), complete),
+            float(merit.share(np.all(matches, axis=1), complete)(ones)[0]),
         ),
-        "accuracy": (_mean([_share(right[:, tag], known[:, tag]) for tag in range(len(task.classes))]), float(most)),
-        "macro_f1": (_mean(parts["f1"]), _nanmean(bases["f1"])),
-        "mean_average_precision": (_mean(parts["average_precision"]), _nanmean(bases["average_precision"])),
+        "accuracy": (merit.mean([merit.share(*pair) for pair in zip(right.T, known.T, strict=True)]), float(most)),
+        "macro_f1": (merit.mean(parts["f1"]), merit.nanmean(bases["f1"])),
+        "mean_average_precision": (merit.mean(parts["average_precision"]), merit.nanmean(bases["average_precision"])),
         **per_tag,
     }
 
@@ -268,93 +240,11 @@ def _tag_metrics(labels: Labels, scores: Labels, answers: NDArray[np.bool_]) -> 
     true = (labels == 1) & known
     ones = np.ones((1, len(labels)))
     found: list[tuple[str, WeightedMetric, float]] = []
-    for name, figure in (("precision", _precision), ("recall", _recall), ("f1", _f1)):
-        metric = _binary(figure, answers & known, true)
-        found.append((name, metric, float(_binary(figure, known, true)(ones)[0])))
+    for name, figure in (("precision", merit.precision), ("recall", merit.recall), ("f1", merit.f1)):
+        metric = merit.binary(figure, answers & known, true)
+        found.append((name, metric, float(merit.binary(figure, known, true)(ones)[0])))
     share = float(true.sum() / known.sum()) if known.any() else math.nan
-    return [*found, ("average_precision", average_precision(labels, scores), share)]
-
-
-def _precision(hits: Floats, answered: Floats, there: Floats) -> Floats:
-    return _divide(hits, answered, 0.0)
-
-
-def _recall(hits: Floats, answered: Floats, there: Floats) -> Floats:
-    return _divide(hits, there)
-
-
-def _f1(hits: Floats, answered: Floats, there: Floats) -> Floats:
-    return _divide(2 * hits, answered + there)
-
-
-def _binary(
-    figure: Callable[[Floats, Floats, Floats], Floats], answers: NDArray[np.bool_], true: NDArray[np.bool_]
-) -> WeightedMetric:
-    """Return weights -> a figure of hits, answers and truths of one class."""
-    columns = np.stack([answers & true, answers, true], axis=1).astype(float)
-
-    def metric(weights: Floats) -> Floats:
-        hits, answered, there = (weights @ columns).T
-        return figure(hits, answered, there)
-
-    return metric
-
-
-def _class_mean(
-    figure: Callable[[Floats, Floats, Floats], Floats],
-    answers: NDArray[np.int64],
-    true: NDArray[np.int64],
-    known: NDArray[np.bool_],
-    classes: int,
-) -> WeightedMetric:
-    """Return weights -> the mean of a figure over the classes that occur."""
-    return _mean([_binary(figure, (answers == label) & known, (true == label) & known) for label in range(classes)])
-
-
-def _share(right: NDArray[np.bool_], known: NDArray[np.bool_]) -> WeightedMetric:
-    """Return weights -> the share of rows that are right among those that are known."""
-    columns = np.stack([right & known, known], axis=1).astype(float)
-
-    def metric(weights: Floats) -> Floats:
-        hits, total = (weights @ columns).T
-        return _divide(hits, total)
-
-    return metric
-
-
-def _mean(metrics: list[WeightedMetric]) -> WeightedMetric:
-    """Return weights -> the mean of some metrics, leaving out those that cannot be computed."""
-
-    def metric(weights: Floats) -> Floats:
-        values = np.stack([part(weights) for part in metrics])
-        known = np.isfinite(values)
-        return _divide(np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0).astype(float))
-
-    return metric
-
-
-def _divide(numerator: Floats, denominator: Floats, otherwise: float = math.nan) -> Floats:
-    return np.divide(numerator, denominator, out=np.full_like(numerator, otherwise), where=denominator > 0)
-
-
-def _nanmean(values: list[float]) -> float:
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}
-
-
-def _resamples(rows: int, seed: int, groups: NDArray[np.int64] | None) -> Any:
-    """Yield blocks of bootstrap weights (resamples, rows); with groups, all rows of a group share a weight."""
-    random = np.random.default_rng(seed)
-    units = rows if groups is None else int(groups.max()) + 1
-    block = max(1, min(RESAMPLES, _BLOCK_WEIGHTS // max(rows, 1)))
-    for start in range(0, RESAMPLES, block):
-        drawn = random.integers(0, units, (min(block, RESAMPLES - start), units))
-        weights = np.stack([np.bincount(row, minlength=units) for row in drawn]).astype(float)
-        yield weights if groups is None else weights[:, groups]
+    return [*found, ("average_precision", merit.average_precision(labels, scores), share)]
 
 
 def _best_threshold(labels: Labels, scores: Labels) -> float:
@@ -375,3 +265,7 @@ def _best_threshold(labels: Labels, scores: Labels) -> float:
         if lower < rounded <= upper and 0 < rounded < 1:
             return rounded
     return upper
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {key: value if math.isfinite(value) else None for key, value in values.items()}

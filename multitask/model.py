@@ -40,7 +40,7 @@ class Network:
         digest = hashlib.sha256()
         for value in self.frozen.get_weights():
             digest.update(str(value.shape).encode())
-            digest.update(np.ascontiguousarray(value))
+            digest.update(np.ascontiguousarray(value).data)
         return digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ Scores = NDArray[np.float32]
 INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 RIGHT, WRONG, FROZEN, TRAINED = "#2f8f5b", "#c8443c", "#9fb3c8", "#e0913a"
 SERIES = ("#2b6cb0", "#d9762b", "#2f8f5b", "#8e5ea2", "#c8443c", "#3a9ca6", "#8a6d3b", "#d1508f", "#5b6770", "#7a9a01")
-STYLE = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "text.color": INK,
@@ -170,7 +170,13 @@ def plot_predictions(
                 axes.imshow(images[number], aspect="auto")
                 answers = [_answer(task, scores[task.name][number], labels[task.name][number]) for task in spec.tasks]
                 for line, (text, colour) in enumerate(answers):
-                    place = {"transform": axes.transAxes, "ha": "left", "va": "top", "fontsize": 7.6, "linespacing": 1.25}
+                    place = {
+                        "transform": axes.transAxes,
+                        "ha": "left",
+                        "va": "top",
+                        "fontsize": 7.6,
+                        "linespacing": 1.25,
+                    }
                     weight = "bold" if line == 0 else "normal"
                     axes.text(0, -0.025 - 0.19 * line, text, color=colour, fontweight=weight, **place)
     return figure

@@ -59,14 +59,18 @@ def predict_table(
     ):
         for start in range(0, len(ids), BLOCK_ROWS):
             block = list(ids[start : start + BLOCK_ROWS])
-            scores, status = score_block(predictor, block, archive, workers, advance)
+            scores, status = score_rows(predictor, block, archive, workers, advance)
             writer.write(block, scores, status)
             statuses.update(status)
     return statuses
 
 
-def score_block(
-    predictor: Predictor, ids: Sequence[str], archive: Archive, workers: int, advance: Callable[[int], None]
+def score_rows(
+    predictor: Predictor,
+    ids: Sequence[str],
+    archive: Archive,
+    workers: int = 2,
+    advance: Callable[[int], None] = lambda done: None,
 ) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
     """Return scores per task (rows, classes), NaN where there are none, and the status of each row."""
     scores = {task.name: np.full((len(ids), len(task.classes)), np.nan, np.float32) for task in predictor.spec.tasks}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Prepared:
         """Return a digest of the usable rows: ids, images, labels and splits."""
         digest = hashlib.sha256("\n".join([*self.table.ids, *self.digests, *self.parts]).encode())
         for name in sorted(self.table.labels):
-            digest.update(np.ascontiguousarray(self.table.labels[name]))
+            digest.update(self.table.labels[name].tobytes())
         return digest.hexdigest()
 
 
@@ -92,7 +93,13 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     store, computed, reused = _features(config, network, precision, table, audit, archive, progress)
     usable = audit.reasons == ""
     if not usable.any():
-        raise TableError(_why_nothing_is_usable(audit), where=data.labels, fix="Check data.images and data.id_column.")
+        raise TableError(
+            _why_nothing_is_usable(audit),
+            where=data.labels,
+            expected=f"ids such as {', '.join(itertools.islice(archive, 3)) or '(no image at all)'}",
+            received=f"ids such as {', '.join(table.ids[:3])}",
+            fix="An id is a file name without extension. Check data.images and data.id_column.",
+        )
     quarantine = pd.DataFrame(
         {"id": table.ids[~usable], "row": np.flatnonzero(~usable), "reason": audit.reasons[~usable]}
     )
@@ -129,7 +136,9 @@ def _features(
 
 def _column(table: Table, name: str, where: str) -> Any:
     if name not in table.extra:
-        raise TableError(f'no column "{name}" to group by', where=where, fix=f"Columns: {', '.join(table.extra)}.")
+        raise TableError(
+            f'no column "{name}" to group by', where=where, fix=f"Columns: {', '.join(map(str, table.extra.columns))}."
+        )
     return table.extra[name].to_numpy(object)
 
 

@@ -46,10 +46,11 @@ class Lines:
     @contextlib.contextmanager
     def track(self, title: str, total: int) -> Iterator[Advance]:
         """Show how far the work is, how fast it goes and how long it will take."""
-        if total and sys.stderr.isatty():
-            with self._bar(title, total) as advance:
-                yield advance
-            return
+        with self._bar(title, total) if total and sys.stderr.isatty() else self._lines(title, total) as advance:
+            yield advance
+
+    @contextlib.contextmanager
+    def _lines(self, title: str, total: int) -> Iterator[Advance]:
         done, started, said = 0, time.monotonic(), time.monotonic()
 
         def advance(count: int) -> None:

@@ -40,7 +40,7 @@ ul { padding-left: 1.2rem; }
 </style></head><body>
 <h1>{{ title }}</h1>
 {% for note in notes %}<p class="faint">{{ note }}</p>{% endfor %}
-<h2>Results on the test split</h2>
+<h2>Results on {{ rows_name }}</h2>
 <p class="faint">Light bar: value. Dark: 95% bootstrap interval. Line: the baseline, which never looks at the image.</p>
 {% for task, metrics in evaluation.metrics.items() %}
 <h3>{{ task }} <span class="faint">({{ evaluation.rows[task] }} rows)</span></h3>
@@ -58,9 +58,8 @@ ul { padding-left: 1.2rem; }
 {% for name in names %}<figure><img alt="{{ name.replace('_', ' ') }}" src="data:image/png;base64,{{ images[name] }}">
 </figure>{% endfor %}</div>{% endfor %}
 <h2>Data</h2>
-<div class="scroll"><table><tr><th></th>{% for part in ("train", "validation", "test") %}
-<th class="number">{{ part }}</th>{% endfor %}</tr>
-{% for name, counts in split_counts.items() %}<tr><td>{{ name }}</td>{% for part in ("train", "validation", "test") %}
+<div class="scroll"><table><tr><th></th>{% for part in parts %}<th class="number">{{ part }}</th>{% endfor %}</tr>
+{% for name, counts in split_counts.items() %}<tr><td>{{ name }}</td>{% for part in parts %}
 <td class="number">{{ "{:,}".format(counts[part]) }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 <h3>Quarantine: {{ quarantine|length }} rows not used</h3>
 {% if quarantine %}<div class="scroll"><table><tr><th>id</th><th>reason</th></tr>
@@ -69,7 +68,7 @@ ul { padding-left: 1.2rem; }
 <h2>Facts</h2><div class="scroll"><table>
 {% for name, value in facts.items() %}<tr><td>{{ name.replace("_", " ") }}</td><td>{{ value }}</td></tr>{% endfor %}
 </table></div>
-<h2>Next</h2><pre>{{ next_commands|join("\n") }}</pre>
+{% if next_commands %}<h2>Next</h2><pre>{{ next_commands|join("\n") }}</pre>{% endif %}
 </body></html>
 """
 
@@ -80,6 +79,7 @@ def write_report(
     title: str,
     facts: Mapping[str, str],
     evaluation: Evaluation,
+    rows_name: str,
     figures: Mapping[str, Path],
     notes: Sequence[str],
     quarantine: pd.DataFrame,
@@ -92,11 +92,12 @@ def write_report(
         path: the HTML file.
         title: its heading.
         facts: how the run was made.
-        evaluation: on the test split.
+        evaluation: the figures.
+        rows_name: of what rows, e.g. the test split.
         figures: PNG files by name; names that end in `_confusion`, `_precision_recall` and `_roc` are grouped.
         notes: what a reader should keep in mind.
         quarantine: columns id and reason.
-        split_counts: per label, rows in train, validation and test.
+        split_counts: per label, rows per split.
         next_commands: what to type next.
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
@@ -104,12 +105,14 @@ def write_report(
         title=title,
         facts=facts,
         evaluation=evaluation,
+        rows_name=rows_name,
         images={name: base64.b64encode(file.read_bytes()).decode() for name, file in figures.items()},
         sections=_sections(list(figures)),
         notes=notes,
         quarantine=quarantine[["id", "reason"]].to_dict("records"),
         shown=QUARANTINE_ROWS,
         split_counts=split_counts,
+        parts=list(next(iter(split_counts.values()), {})),
         next_commands=next_commands,
         percent=lambda share: f"{100 * min(max(share, 0.0), 1.0):.1f}%" if share == share else "0%",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,11 @@ import scipy.special
 from numpy.typing import NDArray
 
 from multitask import hardware, plots, splits
+from multitask.archives import Archive
 from multitask.checkpoints import History
 from multitask.config import Config
 from multitask.dataset import inference_batches
-from multitask.evaluation import Evaluation, choose_thresholds, evaluate
+from multitask.evaluation import choose_thresholds, evaluate
 from multitask.model import build_network
 from multitask.preparation import Prepared
 from multitask.preprocessing import preprocess
@@ -65,7 +66,12 @@ def write_results(
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
     progress.say("plots and report")
-    figures = _figures(prepared, spec, history, evaluation, test, scores)
+    ids, labels = list(prepared.table.ids[test]), prepared.labels(test)
+    figures = {
+        **answer_figures(spec, prepared.archive, ids, labels, scores, evaluation.confusion),
+        "history": plots.plot_history(pd.DataFrame(history)),
+        "architecture": plots.plot_architecture(*_stages(prepared)),
+    }
     paths = plots.save_plots(figures, folder / "plots")
     manifest = _manifest(prepared, config, weights, history, started)
     folder.write_json("manifest.json", manifest)
@@ -74,10 +80,11 @@ def write_results(
         title=f"Run {folder.name}",
         facts={name: str(value) for name, value in manifest.items() if isinstance(value, str | int | float)},
         evaluation=evaluation,
+        rows_name="the test split",
         figures=paths,
         notes=_notes(prepared, history),
         quarantine=prepared.quarantine,
-        split_counts=_split_counts(prepared, spec),
+        split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
         next_commands=next_commands(folder),
     )
     folder.write_json("metrics.json", evaluation.as_dict())
@@ -128,32 +135,24 @@ def _save_model(prepared: Prepared, folder: RunFolder) -> None:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _figures(
-    prepared: Prepared,
+def answer_figures(
     spec: ModelSpec,
-    history: History,
-    evaluation: Evaluation,
-    test: NDArray[np.int64],
-    scores: Arrays,
+    archive: Archive,
+    ids: Sequence[str],
+    labels: Mapping[str, NDArray[np.float32]],
+    scores: Mapping[str, NDArray[np.float32]],
+    confusion: Mapping[str, NDArray[np.int64]],
 ) -> dict[str, Any]:
-    """Draw every plot of the run."""
-    labels = prepared.labels(test)
-    shown = test[:GALLERY_IMAGES]
+    """Draw what the model answers for some labelled rows: a gallery, confusions and curves."""
+    shown = slice(0, GALLERY_IMAGES)
     visible = spec.image.model_copy(update={"height": 2 * spec.image.height, "width": 2 * spec.image.width})
-    images = [preprocess(prepared.archive[prepared.table.ids[row]], visible).numpy() for row in shown]
-    figures = {
-        "predictions": plots.plot_predictions(
-            spec,
-            images,
-            {name: values[: len(shown)] for name, values in scores.items()},
-            {name: values[: len(shown)] for name, values in labels.items()},
-        ),
-        "history": plots.plot_history(pd.DataFrame(history)),
-        "architecture": plots.plot_architecture(*_stages(prepared)),
-    }
+    images = [preprocess(archive[name], visible).numpy() for name in ids[shown]]
+    shown_scores = {name: values[shown] for name, values in scores.items()}
+    shown_labels = {name: values[shown] for name, values in labels.items()}
+    figures = {"predictions": plots.plot_predictions(spec, images, shown_scores, shown_labels)}
     for task in spec.tasks:
         if task.kind == "multiclass":
-            figures[f"{task.name}_confusion"] = plots.plot_confusion(task, evaluation.confusion[task.name])
+            figures[f"{task.name}_confusion"] = plots.plot_confusion(task, confusion[task.name])
         curves = (task, labels[task.name], scores[task.name], task.settled_thresholds())
         figures[f"{task.name}_precision_recall"] = plots.plot_precision_recall(*curves)
         figures[f"{task.name}_roc"] = plots.plot_roc(*curves)
@@ -231,16 +230,13 @@ def _notes(prepared: Prepared, history: History) -> list[str]:
     return notes
 
 
-def _split_counts(prepared: Prepared, spec: ModelSpec) -> dict[str, dict[str, int]]:
-    """Count rows per split, in all and per label."""
+def label_counts(spec: ModelSpec, labels: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> dict[str, dict[str, int]]:
+    """Count rows, in all and with each label, per split; `labels` are by split and task."""
     counts: dict[str, dict[str, int]] = {"rows": {}}
-    for part in ("train", "validation", "test"):
-        rows = prepared.rows(part)
-        counts["rows"][part] = len(rows)
-        labels = prepared.labels(rows)
-        for task in spec.tasks:
-            for index, name in enumerate(task.classes):
-                values = labels[task.name]
-                hits = values == index if task.kind == "multiclass" else values[:, index] == 1
-                counts.setdefault(name, {})[part] = int(hits.sum())
+    for part, values in labels.items():
+        counts["rows"][part] = len(next(iter(values.values())))
+        hits = splits.indicators(values, spec.tasks).sum(axis=0)
+        names = [name for task in spec.tasks for name in task.classes]
+        for name, count in zip(names, hits, strict=True):
+            counts.setdefault(name, {})[part] = int(count)
     return counts

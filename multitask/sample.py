@@ -89,13 +89,17 @@ def _with_awkward_rows(
     contrary = frame.iloc[[3]].assign(cc3="SHIRTS" if frame.loc[3, "cc3"] != "SHIRTS" else "BLOUSES")
     extra = frame.iloc[[4, 5, 6, 7, 8, 9]].assign(uuid=["truncated", "text", "nowhere", "copy", "alpha", "grey"])
     awkward = pd.concat([frame.iloc[[2]], contrary, extra])
-    photo = archive.read(f"photos/{frame.loc[4, 'uuid']}.jpg")
+
+    def stored(row: int) -> bytes:
+        return archive.read(f"photos/{frame['uuid'].iloc[row]}.jpg")
+
+    photo = stored(4)
     _store(archive, "photos/truncated.jpg", photo[: len(photo) // 3])
     _store(archive, "photos/text.jpg", b"This was a photo once.\n")
     _store(archive, "photos/orphan.jpg", photo)
-    _store(archive, "photos/copy.JPG", archive.read(f"photos/{frame.loc[7, 'uuid']}.jpg"))
-    _store(archive, "photos/alpha.png", _as_png(archive.read(f"photos/{frame.loc[8, 'uuid']}.jpg")))
-    _store(archive, "photos/grey.jpeg", _as_grey(archive.read(f"photos/{frame.loc[9, 'uuid']}.jpg")))
+    _store(archive, "photos/copy.JPG", stored(7))
+    _store(archive, "photos/alpha.png", _as_png(stored(8)))
+    _store(archive, "photos/grey.jpeg", _as_grey(stored(9)))
     _store(archive, "photos/test_broken.jpg", photo[:200])
     frame = pd.concat([frame, awkward]).sample(frac=1, random_state=int(random.integers(2**31)))
     ids = [*test, "test_broken", "test_missing", test.iloc[0]]

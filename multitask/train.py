@@ -52,7 +52,7 @@ def _print_results(folder: RunFolder) -> None:
     from multitask.results import next_commands
 
     evaluation = Evaluation.from_dict(folder.read_json("metrics.json"))
-    cli.print_table("Test split", ("task", "metric", "value", "95% interval", "baseline"), evaluation.table())
+    cli.print_metrics(f"Test split of run {folder.name}", evaluation)
     print(f"report: {folder / 'report.html'}\nnext:")
     for command in next_commands(folder):
         print(f"  {command}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from multitask import hardware
 from multitask.checkpoints import History, load_checkpoint, save_checkpoint
 from multitask.config import Config, load_config
 from multitask.dataset import inference_batches, training_batches
-from multitask.errors import RunError
+from multitask.errors import ArchiveError, ConfigError, RunError, TableError
 from multitask.evaluation import validation_score
 from multitask.losses import TaskAccuracy, TaskLoss, class_weights
 from multitask.preparation import Prepared, prepare
@@ -43,7 +44,12 @@ def fit(config: Config, name: str | None = None, progress: Progress = Quiet(), r
     """
     folder = start_run(config, name, root)
     progress.say(f"run: {folder.directory}")
-    return _fit(config, folder, progress)
+    try:
+        return _fit(config, folder, progress)
+    except (ConfigError, TableError, ArchiveError):
+        # Nothing to go on with: what is wrong is outside the run.
+        shutil.rmtree(folder.directory)
+        raise
 
 
 def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
@@ -173,7 +179,7 @@ def standardise(model: Any, prepared: Prepared, rows: NDArray[np.int64], seed: i
     if len(rows) > STANDARDISE_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, STANDARDISE_ROWS, replace=False))
     head_input = keras.Model(model.input, model.get_layer("head_input").output)
-    total, squares = 0.0, 0.0
+    total, squares = np.zeros(1), np.zeros(1)
     shape, dtype = tuple(model.input.shape[1:]), model.input.dtype
     for batch in inference_batches(prepared.gather(rows), shape, dtype, len(rows), 32):
         values = np.asarray(head_input(batch, training=False), np.float64)

@@ -1,0 +1,49 @@
+"""Evaluate a model on a labelled table: `python -m multitask.evaluate LABELS.parquet [--images A ...] [--run RUN]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from multitask import cli
+from multitask.progress import Lines
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags of this door."""
+
+    table: tyro.conf.Positional[Path]
+    """Parquet file with ids and labels, in the columns the run was trained on."""
+    images: tuple[str, ...] = ()
+    """Zip or tar archives or folders; by default those the run was trained on."""
+    run: str = "latest"
+    """Run to evaluate."""
+    out: Path | None = None
+    """Folder for metrics, plots and report; by default evaluations/TABLE in the run's folder."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluate, print the figures."""
+    arguments = cli.parse(Arguments, "multitask.evaluate", __doc__, argv)
+    from multitask.archives import open_archive
+    from multitask.runs import open_run
+
+    run = open_run(arguments.run)
+    out = arguments.out or run.folder / "evaluations" / arguments.table.stem
+    with open_archive(*(arguments.images or run.config.data.images)) as archive:
+        cli.load_tensorflow()
+        from multitask.assessment import evaluate_run
+        from multitask.inference import KerasPredictor
+
+        evaluation = evaluate_run(run, KerasPredictor.of_run(run), arguments.table, archive, out, Lines())
+    cli.print_metrics(f"Run {run.folder.name} on {arguments.table}", evaluation)
+    print(f"report: {out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run_door(main)

@@ -1,0 +1,93 @@
+"""The small world of the tests: drawn photos, a tiny network, one trained run; all in temporary folders."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import io
+import zipfile
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from multitask.config import Config, DataConfig, FitConfig, ModelConfig
+from multitask.sample import draw_sample
+from multitask.spec import ImageSpec, ModelSpec, Task
+
+
+def photo(seed: int = 0, size: tuple[int, int] = (40, 30), kind: str = "JPEG", **options: object) -> bytes:
+    """Encode a small colourful picture."""
+    noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def write_zip(path: Path, members: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> Path:
+    """Write a zip archive."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return path
+
+
+def write_table(path: Path, ids: Iterable[str], **columns: object) -> Path:
+    """Write a parquet table."""
+    pd.DataFrame({"uuid": list(ids), **columns}).to_parquet(path, index=False)
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo dataset, small."""
+    return draw_sample(tmp_path_factory.mktemp("data") / "demo", images=140)
+
+
+@pytest.fixture(scope="session")
+def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Config]:
+    """Return a function that makes a configuration which trains in seconds."""
+    features = tmp_path_factory.mktemp("features")
+
+    def make(**settings: object) -> Config:
+        data = {"labels": str(sample / "data.parquet"), "images": (str(sample / "images.zip"),)}
+        model = {"backbone": "small_cnn", "weights": "random", "image_size": (32, 32)}
+        fit = {"epochs": 4, "learning_rate": 1e-3}
+        for section in (data, model, fit):
+            section.update({name: value for name, value in settings.items() if name in _fields(section, data, model)})
+        return Config(data=DataConfig(features=str(features), **data), model=ModelConfig(**model), fit=FitConfig(**fit))
+
+    def _fields(section: dict[str, object], data: dict[str, object], model: dict[str, object]) -> set[str]:
+        owner = DataConfig if section is data else ModelConfig if section is model else FitConfig
+        return set(owner.model_fields)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+    """A finished run of the tiny network on the small demo dataset."""
+    from multitask.training import fit
+
+    return fit(make_config(), "trained", root=tmp_path_factory.mktemp("runs"))
+
+
+@pytest.fixture
+def clothing_spec() -> ModelSpec:
+    """The default tasks, with settled classes and thresholds."""
+    classes = ("BLOUSES", "CASUAL_DRESSES", "MINI_DRESSES", "SHIRTS", "TANK_TOPS")
+    tags = ("polka dot", "floral", "checker")
+    return ModelSpec(
+        tasks=(
+            Task(name="category", kind="multiclass", columns=("cc3",), classes=classes, top_k=2),
+            Task(name="tags", kind="multilabel", columns=tags, classes=tags, thresholds=(0.3, 0.5, 0.7)),
+        ),
+        image=ImageSpec(height=32, width=32),
+        backbone="small_cnn",
+        weights="random",
+    )
