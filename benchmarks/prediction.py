@@ -3,8 +3,9 @@
     python benchmarks/prediction.py [--images images.zip]      # 5 minutes on two cores; draws photos if none are given
 
 Rate: `predict_table` (read, decode, resize, network, decide, write parquet) against the bare network on uint8 tensors
-in memory, same weights, precision and batch size, turn and turn about. Memory: the peak of `python -m multitask.predict`
-as a process of its own for 2,000 and for 20,000 rows, with a small network, since only the rows matter.
+in memory, same weights, precision and batch size, turn and turn about. Memory: the peak of
+`python -m multitask.predict` as a process of its own for 2,000 and for 20,000 rows, with a small network, since only
+the rows matter.
 """
 
 from __future__ import annotations

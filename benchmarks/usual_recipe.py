@@ -82,12 +82,12 @@ def main() -> None:
         json.dump({"start_seconds": start_seconds, "epoch_seconds": epoch_seconds, **figures}, file)
 
 
-def _labels(rows: pd.DataFrame, task) -> np.ndarray:  # noqa: ANN001
+def _labels(rows: pd.DataFrame, task) -> np.ndarray:
     columns = list(task.columns) if task.kind == "multilabel" else task.name
     return rows[columns].to_numpy(np.float32)
 
 
-def _heads(shape: tuple[int, ...], run) -> keras.Model:  # noqa: ANN001
+def _heads(shape: tuple[int, ...], run) -> keras.Model:
     features = keras.Input(shape)
     vector = keras.layers.Dropout(run.spec.dropout)(keras.layers.Flatten()(features))
     activation = {"multiclass": "softmax", "multilabel": "sigmoid"}
@@ -98,7 +98,7 @@ def _heads(shape: tuple[int, ...], run) -> keras.Model:  # noqa: ANN001
     return keras.Model(features, outputs)
 
 
-def _build(run, size: tuple[int, int]) -> tuple[keras.Model, keras.Model]:  # noqa: ANN001
+def _build(run, size: tuple[int, int]) -> tuple[keras.Model, keras.Model]:
     """Build frozen VGG16 with the backbone weights of the run, and the heads."""
     vgg = keras.applications.VGG16(include_top=False, weights=None, input_shape=(*size, 3))
     vgg.set_weights(load_network(run.folder / "model.keras", run.spec).frozen.get_weights())
@@ -108,7 +108,7 @@ def _build(run, size: tuple[int, int]) -> tuple[keras.Model, keras.Model]:  # no
     return base, keras.Model(image, _heads(base.output_shape[1:], run)(base(image)))
 
 
-def _compile(model: keras.Model, run) -> None:  # noqa: ANN001
+def _compile(model: keras.Model, run) -> None:
     loss = {"multiclass": "sparse_categorical_crossentropy", "multilabel": "binary_crossentropy"}
     model.compile(
         keras.optimizers.Adam(run.config.fit.learning_rate), loss={t.name: loss[t.kind] for t in run.spec.tasks}

@@ -6,14 +6,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
 
 import tyro
 from pydantic import ValidationError
 
 from multitask.config import Config, config_error, load_config
 from multitask.errors import MultitaskError
+from multitask.spec import Frozen
 
 if TYPE_CHECKING:
     from multitask.evaluation import Evaluation
@@ -60,12 +62,39 @@ def parse_with_config(arguments: Any, module: str, text: str | None, argv: Seque
     argv = list(sys.argv[1:] if argv is None else argv)
     file = _config_flag(argv)
     default = arguments(config=file, settings=load_config(file))
+    prog = f"python -m {module}"
+    parsed = tyro.cli(
+        arguments, prog=prog, description=text, args=argv, default=default, config=Flags, registry=_UNCHECKED
+    )
     try:
-        return tyro.cli(
-            arguments, prog=f"python -m {module}", description=text, args=argv, default=default, config=Flags
-        )
+        settings = Config.model_validate(parsed.settings.model_dump(warnings=False))
     except ValidationError as error:
         raise config_error(error, "command line") from None
+    return replace(parsed, settings=settings)
+
+
+_UNCHECKED = tyro.constructors.ConstructorRegistry()
+
+
+@_UNCHECKED.struct_rule
+def _without_checks(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    """Let flags fill our records unchecked, so that the whole configuration is checked, and explained, at once."""
+    if not (isinstance(info.type, type) and issubclass(info.type, Frozen)):
+        return None
+    record = info.type
+
+    def construct(**values: Any) -> Frozen:
+        return record.model_construct(**values)
+
+    construct.__doc__ = record.__doc__
+    hints = get_type_hints(record, include_extras=True)
+    fields = tuple(
+        tyro.constructors.StructFieldSpec(
+            name=name, type=hints[name], default=getattr(info.default, name), helptext=field.description
+        )
+        for name, field in record.model_fields.items()
+    )
+    return tyro.constructors.StructConstructorSpec(instantiate=construct, fields=fields)
 
 
 def _config_flag(argv: Sequence[str]) -> Path | None:

@@ -158,7 +158,9 @@ def load_config(path: str | Path | None) -> Config:
 def config_error(error: ValidationError, where: str) -> ConfigError:
     """Return one ConfigError that names every wrong setting of a failed validation, one line each."""
     lines = [_explain(detail) for detail in error.errors()]
-    return ConfigError(lines[0] if len(lines) == 1 else "\n  ".join(["", *lines]), where=where)
+    return ConfigError(
+        lines[0] if len(lines) == 1 else f"{len(lines)} wrong settings\n  " + "\n  ".join(lines), where=where
+    )
 
 
 def _explain(detail: ErrorDetails) -> str:

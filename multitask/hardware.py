@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ def cpu_flags() -> set[str]:
     return set(next((line for line in lines if line.startswith("flags")), "").split())
 
 
+@functools.cache
 def strategy() -> Any:
     """Return a MirroredStrategy over several GPUs, else the strategy in force, which is normally that of one device."""
     gpus = tf.config.list_logical_devices("GPU")

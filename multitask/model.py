@@ -57,9 +57,9 @@ def build_network(spec: ModelSpec, precision: str = "float32", *, initialise: bo
     """
     with _precision(precision):
         backbone = build_backbone(spec)
-    if initialise:
-        load_weights(backbone, spec)
-    frozen, rest = _cut(backbone, spec)
+        if initialise:
+            load_weights(backbone, spec)
+        frozen, rest = _cut(backbone, spec)
     _freeze_batch_statistics(rest, spec)
     frozen.trainable = False
     trainable = _with_heads(rest, spec)
@@ -101,7 +101,7 @@ def _cut(backbone: Any, spec: ModelSpec) -> tuple[Any, Any]:
     """Return the frozen model (image to features) and the model after it (features to the heads' input)."""
     pooled = _pool(backbone.output, spec)
     if spec.freeze == "all":
-        features = keras.Input(pooled.shape[1:], name="features")
+        features = keras.Input(pooled.shape[1:], dtype=pooled.dtype, name="features")
         return keras.Model(backbone.input, pooled, name="frozen"), keras.Model(features, features, name="rest")
     if spec.freeze == "none":
         image = keras.Input(image_shape(spec.image), dtype="uint8", name="image")

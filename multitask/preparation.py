@@ -17,7 +17,7 @@ from multitask import hardware, splits
 from multitask.archives import Archive, open_archive
 from multitask.audit import Audit, audit_rows, explain_unreadable
 from multitask.config import Config
-from multitask.errors import TableError
+from multitask.errors import TableError, nearest
 from multitask.features import FeatureStore, compute_features, make_room, store_key
 from multitask.model import Network, build_network
 from multitask.progress import Progress
@@ -136,9 +136,8 @@ def _features(
 
 def _column(table: Table, name: str, where: str) -> Any:
     if name not in table.extra:
-        raise TableError(
-            f'no column "{name}" to group by', where=where, fix=f"Columns: {', '.join(map(str, table.extra.columns))}."
-        )
+        fix = nearest(name, map(str, table.extra.columns))
+        raise TableError(f'no column "{name}" to group by', where=where, fix=fix)
     return table.extra[name].to_numpy(object)
 
 

@@ -54,23 +54,28 @@ def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
     """Return a function that makes a configuration which trains in seconds."""
     features = tmp_path_factory.mktemp("features")
 
-    def make(**settings: object) -> Config:
-        data = {"labels": str(sample / "data.parquet"), "images": (str(sample / "images.zip"),)}
-        model = {"backbone": "small_cnn", "weights": "random", "image_size": (32, 32)}
-        fit = {"epochs": 4, "learning_rate": 1e-3}
-        for section in (data, model, fit):
-            section.update({name: value for name, value in settings.items() if name in _fields(section, data, model)})
-        return Config(data=DataConfig(features=str(features), **data), model=ModelConfig(**model), fit=FitConfig(**fit))
+    sections = {
+        DataConfig: {
+            "features": str(features),
+            "labels": str(sample / "data.parquet"),
+            "images": (str(sample / "images.zip"),),
+        },
+        ModelConfig: {"backbone": "small_cnn", "weights": "random", "image_size": (32, 32)},
+        FitConfig: {"epochs": 4, "learning_rate": 1e-3},
+    }
 
-    def _fields(section: dict[str, object], data: dict[str, object], model: dict[str, object]) -> set[str]:
-        owner = DataConfig if section is data else ModelConfig if section is model else FitConfig
-        return set(owner.model_fields)
+    def make(**settings: object) -> Config:
+        chosen = [
+            kind(**base | {name: value for name, value in settings.items() if name in kind.model_fields})
+            for kind, base in sections.items()
+        ]
+        return Config(**dict(zip(("data", "model", "fit"), chosen, strict=True)))
 
     return make
 
 
 @pytest.fixture(scope="session")
-def trained(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory):  # noqa: ANN201
+def trained(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory):
     """A finished run of the tiny network on the small demo dataset."""
     from multitask.training import fit
 

@@ -1,0 +1,1 @@
+"""Optional libraries, one file each, reached only from doors."""
