@@ -12,7 +12,7 @@ train: .venv/installed
 	$(BIN)/python -m multitask.train
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask import cli
-from multitask.config import Config, DataConfig
+from multitask.config import Config, DataConfig, load_config
+from multitask.errors import ConfigError
 from multitask.progress import Lines
 from multitask.runs import RunFolder
 
@@ -34,6 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = arguments.settings
     if arguments.resume is None:
         config = _with_demo_data(config, progress)
+    elif config != load_config(arguments.config) or arguments.config or arguments.name:
+        raise ConfigError(
+            "a resumed run keeps its own name and settings",
+            where="command line",
+            fix=f"Give --resume {arguments.resume} alone, or start a new run.",
+        )
     cli.load_tensorflow()
     from multitask import training
 

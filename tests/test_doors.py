@@ -61,6 +61,7 @@ def test_every_setting_is_a_flag_and_a_dozen_have_short_names(tmp_path: Path) ->
         (["--fit.batch-size", "many"], "batch-size"),
         (["--fit.epochs", "0"], "fit.epochs: expected greater than 0"),
         (["--fit.epochs", "0", "--freeze", "none", "--model.dropout", "7"], "model.dropout: expected less than 1"),
+        (["--resume", "latest", "--epochs", "3"], "a resumed run keeps its own name and settings"),
         (["--backbone", "vgg61"], 'Did you mean "vgg1'),
     ],
 )

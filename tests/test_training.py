@@ -232,18 +232,20 @@ def test_a_killed_training_goes_on_to_the_same_weights_and_history(
     config = make_config(features=str(tmp_path / "features"), epochs=8)
     root = tmp_path / "runs"
     folder = RunFolder(root / "killed")
+
+    def epochs() -> int:
+        return len(pd.read_csv(folder / "history.csv")) if (folder / "history.csv").exists() else 0
+
     stages: list[Callable[[], bool]] = [
         lambda: len(list((tmp_path / "features").glob("*/*.sha256"))) >= 2,
         lambda: folder.best_checkpoint.exists(),
-        lambda: folder.last_checkpoint.exists() and len(pd.read_csv(folder / "history.csv")) >= 3,
-        lambda: len(pd.read_csv(folder / "history.csv")) >= 6,
+        lambda: epochs() >= 3,
+        lambda: epochs() >= 6,
     ]
     process = _start(config, "killed", tmp_path)
     _kill_when(process, stages[0])
     for number, stage in enumerate(stages[1:]):
         computed = len(list((tmp_path / "features").glob("*/*.sha256")))
-        script = (tmp_path / "killed.toml").read_text()
-        assert script
         resumed = _resume_slowly(tmp_path)
         _kill_when(resumed, stage)
         assert len(list((tmp_path / "features").glob("*/*.sha256"))) >= computed, number
