@@ -133,7 +133,7 @@ def _fabric(garment: Garment, side: int, random: Generator) -> Image.Image:
     if "checker" in garment.patterns:
         _checks(cloth, ink, side * random.uniform(0.09, 0.13))
     if "floral" in garment.patterns:
-        _flowers(cloth, _contrasting(base, random), side * random.uniform(0.085, 0.12), random)
+        _flowers(cloth, _contrasting(base, random), side * random.uniform(0.09, 0.12), random)
     if "polka dot" in garment.patterns:
         _dots(cloth, ink, side * random.uniform(0.07, 0.105))
     turned = cloth.rotate(float(random.uniform(-10, 10)), Image.Resampling.BILINEAR)
@@ -142,9 +142,9 @@ def _fabric(garment: Garment, side: int, random: Generator) -> Image.Image:
 
 
 def _contrasting(base: np.ndarray, random: Generator) -> Colour:
-    """Choose a pattern colour that can be told from the fabric."""
-    options = [colour for colour in COLOURS.values() if np.abs(np.array(colour) - base).sum() > 260]
-    return options[int(random.integers(len(options)))]
+    """Choose a pattern colour that can be told from the fabric: one of the three furthest from it."""
+    options = sorted(COLOURS.values(), key=lambda colour: -np.abs(np.array(colour) - base).sum())
+    return options[int(random.integers(3))]
 
 
 def _checks(cloth: Image.Image, ink: Colour, step: float) -> None:
@@ -167,14 +167,14 @@ def _dots(cloth: Image.Image, ink: Colour, step: float) -> None:
 def _flowers(cloth: Image.Image, ink: Colour, size: float, random: Generator) -> None:
     """Scatter flowers of five petals with a leaf."""
     pen = ImageDraw.Draw(cloth)
-    for place in random.uniform(0, cloth.width, (int((cloth.width / size) ** 2 / 5), 2)):
+    for place in random.uniform(0, cloth.width, (int((cloth.width / size) ** 2 / 4), 2)):
         turn = random.uniform(0, 2 * np.pi)
-        reach = size * random.uniform(0.45, 0.8)
+        reach = size * random.uniform(0.6, 0.95)
         leaf = place + reach * 1.3 * np.array([np.cos(turn + 0.6), np.sin(turn + 0.6)])
-        _disc(pen, leaf, reach * 0.4, (74, 122, 74))
+        _disc(pen, leaf, reach * 0.5, (52, 158, 66))
         for angle in turn + np.arange(5) * 2 * np.pi / 5:
             _disc(pen, place + reach * 0.62 * np.array([np.cos(angle), np.sin(angle)]), reach * 0.42, ink)
-        _disc(pen, place, reach * 0.3, (240, 200, 80))
+        _disc(pen, place, reach * 0.3, (250, 205, 40))
 
 
 def _disc(pen: ImageDraw.ImageDraw, centre: np.ndarray, radius: float, colour: Colour) -> None:

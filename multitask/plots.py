@@ -71,15 +71,11 @@ def plot_history(history: pd.DataFrame) -> Figure:
         losses.set_ylim(bottom=0)
         names = [name for name in history if name.endswith(("_accuracy", "average_precision", "val_score"))]
         _lines(scores, history, {name.replace("_", " "): name for name in names})
-        scores.set_title("Scores")
+        scores.set_title(f"Scores, best in epoch {best['epoch']:.0f}: {best['val_score']:.3f}")
         scores.set_ylim(top=1.02)
         for axes in (losses, scores):
             axes.axvline(best["epoch"], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
             axes.set_xlabel("epoch")
-        text = f"best: epoch {best['epoch']:.0f}, score {best['val_score']:.3f}"
-        scores.annotate(
-            text, (best["epoch"], scores.get_ylim()[0]), xytext=(4, 5), textcoords="offset points", color=FAINT
-        )
     return figure
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -85,15 +86,21 @@ def write_results(
         notes=_notes(prepared, history),
         quarantine=prepared.quarantine,
         split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
-        next_commands=next_commands(folder),
+        next_commands=next_commands(folder, config),
     )
     folder.write_json("metrics.json", evaluation.as_dict())
     return spec
 
 
-def next_commands(folder: RunFolder) -> list[str]:
+def next_commands(folder: RunFolder, config: Config) -> list[str]:
     """Return what a person would type next."""
-    return [f"python -m multitask.predict TEST.parquet --images IMAGES --run {folder.name}"]
+    test = Path(config.data.labels).parent / "test.parquet"
+    table = test if test.exists() else "TEST.parquet"
+    images = " ".join(config.data.images)
+    return [
+        f"python -m multitask.predict {table} --images {images} --run {folder.name}",
+        f"python -m multitask.evaluate LABELS.parquet --images {images} --run {folder.name}",
+    ]
 
 
 def _with_thresholds(spec: ModelSpec, labels: Arrays, scores: Arrays) -> ModelSpec:

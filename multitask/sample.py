@@ -24,7 +24,7 @@ KINDS = {"BLOUSES": 0.33, "TANK_TOPS": 0.175, "CASUAL_DRESSES": 0.17, "MINI_DRES
 PATTERNS = ("polka dot", "floral", "checker")
 TEST_SHARE = 0.08
 # No garment has a pattern, one of them, two, or all three.
-PATTERN_COUNTS = (0.3, 0.5, 0.15, 0.05)
+PATTERN_COUNTS = (0.32, 0.56, 0.1, 0.02)
 
 
 def draw_sample(directory: Path, images: int = 1000, seed: int = 0) -> Path:

@@ -10,7 +10,7 @@ from multitask import cli
 from multitask.config import Config, DataConfig, load_config
 from multitask.errors import ConfigError
 from multitask.progress import Lines
-from multitask.runs import RunFolder
+from multitask.runs import Run
 
 DEMO = Path("data/demo")
 
@@ -50,18 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = training.fit(_with_weights_in_reach(config, progress), arguments.name, progress)
     else:
         run = training.fit(config, arguments.name, progress)
-    _print_results(run.folder)
+    _print_results(run)
     return 0
 
 
-def _print_results(folder: RunFolder) -> None:
+def _print_results(run: Run) -> None:
     from multitask.evaluation import Evaluation
     from multitask.results import next_commands
 
-    evaluation = Evaluation.from_dict(folder.read_json("metrics.json"))
-    cli.print_metrics(f"Test split of run {folder.name}", evaluation)
-    print(f"report: {folder / 'report.html'}\nnext:")
-    for command in next_commands(folder):
+    evaluation = Evaluation.from_dict(run.folder.read_json("metrics.json"))
+    cli.print_metrics(f"Test split of run {run.folder.name}", evaluation)
+    print(f"report: {run.folder / 'report.html'}\nnext:")
+    for command in next_commands(run.folder, run.config):
         print(f"  {command}")
 
 
