@@ -1,1 +1,45 @@
-"""Multi-task transfer learning on photos: several questions about one image, trained once, served proven."""
+"""Multi-task transfer learning on photos: several questions about one image, trained once, answered everywhere.
+
+The front door for notebooks; a name is imported when it is first used, so `import multitask` costs nothing.
+
+    from multitask import load_config, fit, open_archive, KerasPredictor
+    run = fit(load_config("model_training/recipes/demo.toml"))
+    with open_archive("photos.zip") as photos:
+        scores = KerasPredictor.of_run(run).predict([photos["0000_ed6ba7"]])
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_ROOMS = {
+    "Config": "config",
+    "load_config": "config",
+    "ModelSpec": "spec",
+    "Task": "spec",
+    "ImageSpec": "spec",
+    "MultitaskError": "errors",
+    "draw_sample": "sample",
+    "read_table": "tables",
+    "open_archive": "archives",
+    "fit": "training",
+    "resume": "training",
+    "open_run": "runs",
+    "KerasPredictor": "inference",
+    "predict_table": "prediction",
+    "evaluate_run": "assessment",
+}
+__all__ = sorted(_ROOMS)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room (PEP 562)."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module 'multitask' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"multitask.{_ROOMS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return __all__

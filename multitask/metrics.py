@@ -115,11 +115,12 @@ def nanmean(values: Iterable[float]) -> float:
 
 
 def resamples(rows: int, seed: int, groups: NDArray[np.int64] | None) -> Iterator[Floats]:
-    """Yield blocks of bootstrap weights (resamples, rows); with groups, all rows of a group share a weight."""
+    """Yield blocks of bootstrap weights (resamples, rows); rows of a group share a weight."""
     random = np.random.default_rng(seed)
-    units = rows if groups is None else int(groups.max()) + 1
+    groups = np.arange(rows) if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(groups.max()) + 1
     block = max(1, min(RESAMPLES, _BLOCK_WEIGHTS // max(rows, 1)))
     for start in range(0, RESAMPLES, block):
         drawn = random.integers(0, units, (min(block, RESAMPLES - start), units))
         weights = np.stack([np.bincount(row, minlength=units) for row in drawn]).astype(float)
-        yield weights if groups is None else weights[:, groups]
+        yield weights[:, groups]

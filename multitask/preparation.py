@@ -37,6 +37,7 @@ class Prepared:
         precision: float32, bfloat16 or float16.
         table: the usable rows.
         digests: (rows,) SHA-256 of each row's image.
+        groups: (rows,) number of the group that stays on one side: one picture, or what data.group_columns says.
         parts: (rows,) "train", "validation" or "test".
         store: features of all rows.
         quarantine: the other rows: id, row (in the label table) and reason.
@@ -49,6 +50,7 @@ class Prepared:
     precision: str
     table: Table
     digests: NDArray[np.object_]
+    groups: NDArray[np.int64]
     parts: NDArray[np.object_]
     store: FeatureStore
     quarantine: pd.DataFrame
@@ -107,7 +109,9 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     table, digests = table.take(usable), audit.digests[usable]
     groups = splits.group_rows(digests, *(_column(table, name, data.labels) for name in data.group_columns))
     parts = splits.split_rows(table.labels, spec.tasks, groups, data.validation, data.test, config.fit.seed)
-    return Prepared(spec, network, precision, table, digests, parts, store, quarantine, archive, computed, reused)
+    return Prepared(
+        spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
+    )
 
 
 def _features(

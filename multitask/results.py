@@ -62,7 +62,8 @@ def write_results(
     spec = _with_thresholds(prepared.spec, prepared.labels(validation), score_rows(prepared, validation)[1])
     scores = score_rows(prepared, test)[1]
     train_labels = prepared.labels(prepared.rows("train"))
-    evaluation = evaluate(spec, prepared.labels(test), scores, train_labels, seed=config.fit.seed)
+    groups = prepared.groups[test]
+    evaluation = evaluate(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
     _write_tables(prepared, folder)
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)

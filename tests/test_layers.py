@@ -108,3 +108,15 @@ def test_every_room_opens_with_one_line_that_says_what_it_is() -> None:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         assert docstring, room
         assert docstring.splitlines()[0].rstrip()[-1] in ".:", room
+
+
+def test_the_front_door_costs_nothing_and_holds_what_it_lists() -> None:
+    code = "import sys, multitask\nassert not {'tensorflow', 'pydantic', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+    import multitask
+
+    for name in multitask.__all__:
+        assert getattr(multitask, name).__name__ == name
+        assert name not in LAYERS["doors"]
+    with pytest.raises(AttributeError, match="nobody"):
+        _ = multitask.nobody
