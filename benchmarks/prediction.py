@@ -99,7 +99,7 @@ def _memory(sample: Path, folder: Path) -> None:
         [sys.executable, "-m", "multitask.train", *train], cwd=folder, env=environment, check=True, capture_output=True
     )
     ids = pd.read_parquet(sample / "data.parquet")["uuid"]
-    peaks = {}
+    peaks: dict[int, float] = {}
     for rows in (2_000, 20_000):
         table = folder / f"{rows}.parquet"
         pd.DataFrame({"uuid": np.resize(ids.to_numpy(object), rows)}).to_parquet(table)
@@ -107,12 +107,22 @@ def _memory(sample: Path, folder: Path) -> None:
         process = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
-        _, status, usage = os.wait4(process.pid, 0)
-        if status:
-            raise SystemExit(f"predict failed with status {status}")
-        peaks[rows] = usage.ru_maxrss / 1024
+        while process.poll() is None:
+            peaks[rows] = max(peaks.get(rows, 0.0), _peak_mb(process.pid))
+            time.sleep(0.2)
+        if process.returncode:
+            raise SystemExit(f"predict failed with status {process.returncode}")
         print(f"peak memory for {rows:6,} rows: {peaks[rows]:7.0f} MB")
     print(f"difference:                 {peaks[20_000] - peaks[2_000]:7.0f} MB")
+
+
+def _peak_mb(pid: int) -> float:
+    """Return the largest resident size of a process so far; the kernel's ru_maxrss would count its parent's too."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return max([int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")], default=0.0)
 
 
 if __name__ == "__main__":
