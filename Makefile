@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo train test check lock clean
+.PHONY: demo train serve serve-docker test check lock clean
 
 demo: .venv/installed
 	$(BIN)/python -m multitask.train --config model_training/recipes/demo.toml
@@ -10,6 +10,13 @@ demo: .venv/installed
 
 train: .venv/installed
 	$(BIN)/python -m multitask.train
+
+serve: .venv/installed
+	$(BIN)/python -m multitask.serve
+
+# Needs Docker and a published version (python -m multitask.publish).
+serve-docker:
+	docker compose -f docker/compose.yaml up --build serving
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto

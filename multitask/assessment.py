@@ -44,7 +44,7 @@ def evaluate_run(
             "no row could be predicted", where=str(labels), received=f"row 0: {status[0]}", fix="Check --images."
         )
     table, scores = table.take(ok), {name: values[ok] for name, values in scores.items()}
-    evaluation = evaluate(run.spec, table.labels, scores, training_labels(run))
+    evaluation = evaluate(run.spec, table.labels, scores, split_labels(run, "train"))
     figures = answer_figures(run.spec, archive, list(table.ids), table.labels, scores, evaluation.confusion)
     write_report(
         out / "report.html",
@@ -62,10 +62,10 @@ def evaluate_run(
     return evaluation
 
 
-def training_labels(run: Run) -> dict[str, NDArray[np.float32]]:
-    """Return the labels that a run was trained on, per task, for its baselines."""
+def split_labels(run: Run, part: str) -> dict[str, NDArray[np.float32]]:
+    """Return the labels of the rows in one split of a run, per task."""
     frame = pd.read_parquet(run.folder / "splits.parquet")
-    frame = frame[frame["split"] == "train"]
+    frame = frame[frame["split"] == part]
     found = {}
     for task in run.spec.tasks:
         columns = list(task.columns) if task.kind == "multilabel" else [task.name]

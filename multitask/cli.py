@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from multitask.config import Config, config_error, load_config
 from multitask.errors import MultitaskError
+from multitask.progress import muted_stderr
 from multitask.spec import Frozen
 
 if TYPE_CHECKING:
@@ -108,23 +109,12 @@ def _config_flag(argv: Sequence[str]) -> Path | None:
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow without what it writes to standard error about devices that are not there.
-
-    Its C++ side writes before any setting can stop it, so the file descriptor is turned away meanwhile; Python errors
-    still come through.
-    """
+    """Import TensorFlow without what it writes to standard error about devices that are not there."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import tensorflow as tf
+    with muted_stderr():
+        import tensorflow as tf
 
-            tf.config.list_logical_devices()
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+        tf.config.list_logical_devices()
 
 
 def print_metrics(title: str, evaluation: Evaluation) -> None:

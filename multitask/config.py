@@ -10,7 +10,16 @@ from typing import Annotated, Any, Literal
 
 import tomli_w
 import tyro
-from pydantic import BaseModel, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
@@ -94,6 +103,19 @@ class FitConfig(Frozen):
     """Seed of splits, initial heads, data order and dropout."""
 
 
+class GateConfig(Frozen):
+    """What a model must reach before it is published."""
+
+    floors: dict[str, float] = Field(default_factory=dict)
+    """Least value of figures on the test split, e.g. "category.accuracy" = 0.6; names as in metrics.json."""
+    not_worse: bool = True
+    """Refuse a model that is worse than the published one, beyond the 95% interval, on the same test rows."""
+    max_size_mb: PositiveFloat = 2000.0
+    """Largest SavedModel in megabytes."""
+    max_latency_ms: PositiveFloat = 5000.0
+    """Longest median time for one photo, on the machine that publishes."""
+
+
 def _clothing() -> dict[str, TaskConfig]:
     return {
         "category": TaskConfig(kind="multiclass", columns=("cc3",), top_k=2),
@@ -108,6 +130,16 @@ class Config(Frozen):
     tasks: dict[str, TaskConfig] = Field(default_factory=_clothing, min_length=1)
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
+    gate: GateConfig = GateConfig()
+
+    @model_validator(mode="after")
+    def _floors_are_of_tasks(self) -> Config:
+        for name in self.gate.floors:
+            task, _, figure = name.partition(".")
+            if task not in self.tasks or not figure:
+                expected = f"task.figure, e.g. {next(iter(self.tasks))}.accuracy"
+                raise ValueError(f'gate.floors: expected {expected}, received "{name}". {nearest(task, self.tasks)}')
+        return self
 
     @field_validator("tasks")
     @classmethod

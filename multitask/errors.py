@@ -5,15 +5,19 @@ MultitaskError
 ├── TableError           exit 3   a label, test or prediction table
 ├── ArchiveError         exit 3   an image archive or an image in it
 ├── RunError             exit 4   training and its run folder
+├── ProofError           exit 5   an exported model does not answer like the trained one
+├── GateError            exit 5   a model is not good enough to be published
 └── PredictionError      exit 6   a predictor did not answer
     ├── ServerUnavailable         nobody there, or too busy for longer than we wait
-    └── RequestRefused            the server understood and said no
+    ├── RequestRefused            the server understood and said no
+    └── ModelFailed               TensorFlow's runtime refused an input, or failed
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MultitaskError(Exception):
@@ -36,6 +40,10 @@ class MultitaskError(Exception):
         text += f"; expected {expected}" if expected else ""
         text += f"; received {received}" if received else ""
         super().__init__(f"{text.rstrip('.')}. {fix}".strip())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an error cross processes, which its keyword arguments would not."""
+        return _restored, (type(self), self.args, self.__dict__)
 
 
 class ConfigError(MultitaskError):
@@ -65,6 +73,18 @@ class RunError(MultitaskError):
     exit_code = 4
 
 
+class ProofError(MultitaskError):
+    """An exported model answers otherwise than the trained one, or does not load."""
+
+    exit_code = 5
+
+
+class GateError(MultitaskError):
+    """A model does not pass the gate in front of serving."""
+
+    exit_code = 5
+
+
 class PredictionError(MultitaskError):
     """A predictor gave no answer."""
 
@@ -81,6 +101,26 @@ class RequestRefused(PredictionError):
     """The model server refused the request as wrong."""
 
     http_status = 400
+
+
+class ModelFailed(PredictionError):
+    """The runtime answered with an error.
+
+    Args:
+        text: the runtime's words.
+        code: its status code, e.g. INVALID_ARGUMENT.
+    """
+
+    def __init__(self, text: str, *, code: str) -> None:
+        super().__init__(text)
+        self.text, self.code = text, code
+
+
+def _restored(kind: type[MultitaskError], args: tuple[Any, ...], facts: dict[str, Any]) -> MultitaskError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(facts)
+    return error
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

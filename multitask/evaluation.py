@@ -116,10 +116,7 @@ def evaluate_task(
         seed: of the bootstrap.
         groups: (rows,) groups to resample instead of rows, where rows of one group are alike.
     """
-    if task.kind == "multiclass":
-        pairs = _multiclass_metrics(task, labels, scores, train_labels)
-    else:
-        pairs = _multilabel_metrics(task, labels, scores, train_labels)
+    pairs = task_metrics(task, labels, scores, train_labels)
     ones = np.ones((1, len(labels)))
     values = {name: float(metric(ones)[0]) for name, (metric, _) in pairs.items()}
     resampled: dict[str, list[Floats]] = {name: [] for name in pairs}
@@ -133,6 +130,15 @@ def evaluate_task(
         low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (math.nan, math.nan)
         found[name] = Metric(values[name], float(low), float(high), baseline)
     return found
+
+
+def task_metrics(
+    task: Task, labels: Labels, scores: Labels, train_labels: Labels
+) -> dict[str, tuple[WeightedMetric, float]]:
+    """Return every figure of a task by name, as a function of row weights, and its baseline; see `evaluate_task`."""
+    if task.kind == "multiclass":
+        return _multiclass_metrics(task, labels, scores, train_labels)
+    return _multilabel_metrics(task, labels, scores, train_labels)
 
 
 def choose_thresholds(labels: Labels, scores: Labels) -> tuple[float, ...]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import platform
-from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+
+from multitask import processor
 
 
 def fastest_precision() -> str:
@@ -21,16 +22,7 @@ def fastest_precision() -> str:
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
         return "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
-    return "bfloat16" if {"amx_bf16", "avx512_bf16"} & cpu_flags() else "float32"
-
-
-def cpu_flags() -> set[str]:
-    """Return the processor's feature flags as Linux names them; empty on other systems."""
-    cpuinfo = Path("/proc/cpuinfo")
-    if not cpuinfo.is_file():
-        return set()
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    return set(next((line for line in lines if line.startswith("flags")), "").split())
+    return "bfloat16" if processor.has_bfloat16_units() else "float32"
 
 
 @functools.cache
@@ -46,15 +38,8 @@ def describe() -> dict[str, str]:
     names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
     return {
         "machine": platform.machine(),
-        "processor": _processor_name(),
+        "processor": processor.name(),
         "gpus": ", ".join(names) or "none",
         "python": platform.python_version(),
         "system": platform.system(),
     }
-
-
-def _processor_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{len(names)} x {names[0]}" if names else platform.processor()

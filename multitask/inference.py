@@ -23,11 +23,16 @@ def score_bytes(network: Network, image_bytes: Any) -> dict[str, Any]:
         image_bytes: string (batch,).
 
     Returns:
-        Per task float32 (batch, classes) scores, and "image_ok" bool (batch,); scores of a row that is not ok are those
-        of a black image and mean nothing.
+        Per task float32 (batch, classes) scores, and "image_ok" bool (batch,); scores of a row that is not ok are 0.
     """
-    images, ok = preprocess_batch(image_bytes, network.spec.image)
-    return {**network.whole(images, training=False), "image_ok": ok}
+    return score_pixels(network, *preprocess_batch(image_bytes, network.spec.image))
+
+
+def score_pixels(network: Network, images: Any, ok: Any) -> dict[str, Any]:
+    """Score uint8 (batch, height, width, 3) images, RGB; rows that are not `ok` get zeros, as in `score_bytes`."""
+    scores = network.whole(images, training=False)
+    found = {name: tf.where(ok[:, None], tf.cast(value, tf.float32), 0.0) for name, value in scores.items()}
+    return {**found, "image_ok": ok}
 
 
 class KerasPredictor:

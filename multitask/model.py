@@ -44,13 +44,16 @@ class Network:
         return digest.hexdigest()
 
 
-def build_network(spec: ModelSpec, precision: str = "float32", *, initialise: bool = True) -> Network:
+def build_network(
+    spec: ModelSpec, precision: str = "float32", *, initialise: bool = True, heads: str = "float32"
+) -> Network:
     """Build the network of a spec.
 
     Args:
         spec: what to build.
-        precision: float32, bfloat16 or float16: arithmetic of the backbone; weights and heads stay float32.
+        precision: float32, bfloat16 or float16: arithmetic of the backbone; its weights stay float32.
         initialise: False leaves the backbone's weights to be filled in by the caller.
+        heads: float32 or float64: arithmetic, weights and scores of the heads.
 
     Raises:
         ConfigError: the boundary or the weights do not fit the backbone.
@@ -62,21 +65,21 @@ def build_network(spec: ModelSpec, precision: str = "float32", *, initialise: bo
         frozen, rest = _cut(backbone, spec)
     _freeze_batch_statistics(rest, spec)
     frozen.trainable = False
-    trainable = _with_heads(rest, spec)
+    trainable = _with_heads(rest, spec, heads)
     image = keras.Input(image_shape(spec.image), dtype="uint8", name="image")
     logits = trainable(frozen(image))
     scores = {
         task.name: keras.layers.Activation(
-            "softmax" if task.kind == "multiclass" else "sigmoid", dtype="float32", name=task.name
+            "softmax" if task.kind == "multiclass" else "sigmoid", dtype=heads, name=task.name
         )(logits[task.name])
         for task in spec.tasks
     }
     return Network(spec, frozen, trainable, keras.Model(image, scores, name="multitask"))
 
 
-def load_network(path: Path, spec: ModelSpec, precision: str = "float32") -> Network:
+def load_network(path: Path, spec: ModelSpec, precision: str = "float32", *, heads: str = "float32") -> Network:
     """Build the network of a spec and fill it with the weights of a `model.keras` that was saved from one like it."""
-    network = build_network(spec, precision, initialise=False)
+    network = build_network(spec, precision, initialise=False, heads=heads)
     network.whole.load_weights(path)
     return network
 
@@ -149,17 +152,17 @@ def _freeze_batch_statistics(rest: Any, spec: ModelSpec) -> None:
             layer.trainable = from_scratch
 
 
-def _with_heads(rest: Any, spec: ModelSpec) -> Any:
+def _with_heads(rest: Any, spec: ModelSpec, dtype: str) -> Any:
     """Return the trainable model: features to {task: logits}, with standardisation in front of the heads."""
     features = keras.Input(rest.input.shape[1:], dtype=rest.input.dtype, name="features")
-    vector = keras.layers.Activation("linear", dtype="float32", name="head_input")(rest(features))
+    vector = keras.layers.Activation("linear", dtype=dtype, name="head_input")(rest(features))
     # A frozen BatchNormalization without scale and offset is (x - mean) / sqrt(variance): plain standardisation.
     vector = keras.layers.BatchNormalization(
-        center=False, scale=False, epsilon=1e-6, trainable=False, dtype="float32", name="standardise"
+        center=False, scale=False, epsilon=1e-6, trainable=False, dtype=dtype, name="standardise"
     )(vector)
-    vector = keras.layers.Dropout(spec.dropout, dtype="float32", name="dropout")(vector)
+    vector = keras.layers.Dropout(spec.dropout, dtype=dtype, name="dropout")(vector)
     logits = {
-        task.name: keras.layers.Dense(len(task.classes), dtype="float32", name=f"{task.name}_logits")(vector)
+        task.name: keras.layers.Dense(len(task.classes), dtype=dtype, name=f"{task.name}_logits")(vector)
         for task in spec.tasks
     }
     return keras.Model(features, logits, name="trainable")

@@ -1,16 +1,21 @@
-"""Predict a table: `python -m multitask.predict TEST.parquet [--images A ...] [--run RUN] [--out FILE]`."""
+"""Predict a table: `python -m multitask.predict TEST.parquet [--images A ...] [--run R | --model DIR | --url URL]`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from multitask import cli
+from multitask.errors import ConfigError
 from multitask.progress import Lines
+
+if TYPE_CHECKING:
+    from multitask.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -21,35 +26,47 @@ class Arguments:
     """Parquet file with the ids to predict."""
     images: tuple[str, ...] = ()
     """Zip or tar archives or folders; by default those the run was trained on."""
-    run: str = "latest"
-    """Run whose model predicts."""
+    run: str | None = None
+    """Run whose model predicts; by default the latest."""
+    model: Path | None = None
+    """Exported SavedModel that predicts instead."""
+    url: str | None = None
+    """Model server that predicts instead, e.g. http://localhost:8501."""
+    token: str = ""
+    """Bearer token for --url; by default $MULTITASK_TOKEN."""
     out: Path = Path("predictions.parquet")
     """File to write."""
     id_column: str | None = None
-    """Column of the table that holds the image id; by default that of the run."""
+    """Column of the table that holds the image id; by default that of the run, else uuid."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Arithmetic of the network."""
+    """Arithmetic of the network of a run."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What predicts, made when it is needed: rows are read and checked first."""
+
+    name: str
+    id_column: str
+    images: tuple[str, ...]
+    make: Callable[[], tuple[Predictor, dict[str, str]]]
+    workers: int = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict, print how many rows got which status."""
     arguments = cli.parse(Arguments, "multitask.predict", __doc__, argv)
     from multitask.archives import open_archive
-    from multitask.runs import open_run
+    from multitask.prediction import predict_table
     from multitask.tables import read_table
 
-    run = open_run(arguments.run)
-    id_column = arguments.id_column or run.config.data.id_column
+    source = _source(arguments)
+    id_column = arguments.id_column or source.id_column
     table = read_table(arguments.table, id_column)
     progress = Lines()
-    with open_archive(*(arguments.images or run.config.data.images)) as archive:
-        cli.load_tensorflow()
-        from multitask.inference import KerasPredictor
-        from multitask.prediction import predict_table
-
-        progress.say(f"predicting {len(table):,} rows with run {run.folder.name}")
-        predictor = KerasPredictor.of_run(run, arguments.precision)
-        metadata = {"multitask.run": run.folder.name}
+    with open_archive(*(arguments.images or source.images)) as archive:
+        predictor, metadata = source.make()
+        progress.say(f"predicting {len(table):,} rows with {source.name}")
         statuses = predict_table(
             predictor,
             list(table.ids),
@@ -57,11 +74,64 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.out,
             id_column=id_column,
             metadata=metadata,
+            workers=source.workers,
             progress=progress,
         )
     rows = [[status, f"{count:,}"] for status, count in statuses.most_common()]
     cli.print_table(f"{arguments.out}: {len(table):,} rows", ["status", "rows"], rows)
     return 0
+
+
+def _source(arguments: Arguments) -> _Source:
+    """Return what predicts.
+
+    Raises:
+        ConfigError: more than one is named, or a server or SavedModel is named without images.
+    """
+    named = [flag for flag in ("run", "model", "url") if getattr(arguments, flag) is not None]
+    if len(named) > 1:
+        raise ConfigError(f"--{named[0]} and --{named[1]} exclude each other", where="command line", fix="Give one.")
+    if arguments.model is None and arguments.url is None:
+        return _of_run(arguments)
+    if not arguments.images:
+        raise ConfigError(
+            "--images is missing", where="command line", fix=f"--{named[0]} does not know where they are."
+        )
+    return _of_server(arguments, arguments.url) if arguments.url else _of_export(arguments.model)
+
+
+def _of_run(arguments: Arguments) -> _Source:
+    from multitask.runs import open_run
+
+    run = open_run(arguments.run or "latest")
+
+    def make() -> tuple[Predictor, dict[str, str]]:
+        cli.load_tensorflow()
+        from multitask.inference import KerasPredictor
+
+        return KerasPredictor.of_run(run, arguments.precision), {"multitask.run": run.folder.name}
+
+    return _Source(f"run {run.folder.name}", run.config.data.id_column, run.config.data.images, make)
+
+
+def _of_export(model: Path | None) -> _Source:
+    def make() -> tuple[Predictor, dict[str, str]]:
+        from multitask.native import NativePredictor
+
+        return NativePredictor(str(model)), {"multitask.model": str(model)}
+
+    return _Source(f"model {model}", "uuid", (), make)
+
+
+def _of_server(arguments: Arguments, url: str) -> _Source:
+    def make() -> tuple[Predictor, dict[str, str]]:
+        from multitask.client import Client
+
+        client = Client(url, token=arguments.token or os.environ.get("MULTITASK_TOKEN", ""))
+        return client, {"multitask.url": client.url, "multitask.version": str(client.version)}
+
+    # A server batches what arrives together; four requests under way keep it from waiting for us.
+    return _Source(f"the server at {url}", "uuid", (), make, workers=4)
 
 
 if __name__ == "__main__":

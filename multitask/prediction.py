@@ -83,9 +83,10 @@ def score_rows(
         rows = np.array([row for row, _ in batch])
         for name, values in found.values.items():
             scores[name][rows[found.ok]] = values[found.ok]
-        for (row, data), ok in zip(batch, found.ok, strict=True):
+        for place, ((row, data), ok) in enumerate(zip(batch, found.ok, strict=True)):
             if not ok:
-                status[row] = explain_unreadable(data, predictor.spec.image.max_pixels)
+                reason = found.reasons.get(place)
+                status[row] = reason or explain_unreadable(data, predictor.spec.image.max_pixels)
         advance(len(batch))
     return scores, status
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -19,10 +19,12 @@ class Scores:
     Args:
         ok: bool (batch,): was the image readable; other values of a row that is not ok mean nothing.
         values: per task float32 (batch, classes), 0..1.
+        reasons: why a row is not ok, by row, where the predictor knows more than that it could not be read.
     """
 
     ok: NDArray[np.bool_]
     values: Mapping[str, NDArray[np.float32]]
+    reasons: Mapping[int, str] = field(default_factory=dict)
 
 
 class Predictor(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -77,3 +78,20 @@ class Lines:
         with rich.Progress(*columns, console=Console(stderr=True), transient=True) as bar:
             task = bar.add_task(title, total=total)
             yield lambda count: bar.advance(task, count)
+
+
+@contextlib.contextmanager
+def muted_stderr() -> Iterator[None]:
+    """Turn the file descriptor of standard error away: TensorFlow's C++ side writes before any setting can stop it.
+
+    Python errors still come through, since they are raised and not written.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+            yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

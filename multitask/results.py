@@ -101,6 +101,7 @@ def next_commands(folder: RunFolder, config: Config) -> list[str]:
     return [
         f"python -m multitask.predict {table} --images {images} --run {folder.name}",
         f"python -m multitask.evaluate LABELS.parquet --images {images} --run {folder.name}",
+        f"python -m multitask.publish --run {folder.name}",
     ]
 
 
@@ -117,7 +118,9 @@ def _with_thresholds(spec: ModelSpec, labels: Arrays, scores: Arrays) -> ModelSp
 
 def _write_tables(prepared: Prepared, folder: RunFolder) -> None:
     """Write which row is in which split, with its labels, and which rows could not be used."""
-    frame = pd.DataFrame({"id": prepared.table.ids, "split": prepared.parts, "sha256": prepared.digests})
+    frame = pd.DataFrame(
+        {"id": prepared.table.ids, "split": prepared.parts, "group": prepared.groups, "sha256": prepared.digests}
+    )
     for task in prepared.spec.tasks:
         labels = prepared.table.labels[task.name]
         columns = task.columns if task.kind == "multilabel" else (task.name,)

@@ -105,6 +105,17 @@ class Task(TaskConfig):
         """Columns of a prediction table that hold the scores, in class order."""
         return tuple(f"{self.name}_score_{name}" for name in self.classes)
 
+    @property
+    def answer_outputs(self) -> tuple[str, ...]:
+        """Outputs of the served model beside the scores, which bear the task's name.
+
+        Multiclass: names and scores of the `top_k` best classes, (batch, top_k). Multilabel: is each tag there, 0 or 1,
+        (batch, tags).
+        """
+        return (
+            (f"{self.name}_present",) if self.kind == "multilabel" else (f"{self.name}_top", f"{self.name}_top_scores")
+        )
+
     def settled_thresholds(self) -> tuple[float, ...]:
         """Return one decision threshold per tag: the trained ones, else the configured one, else 0.5."""
         return self.thresholds or (self.threshold or 0.5,) * len(self.classes)
@@ -154,10 +165,14 @@ class ModelSpec(Frozen):
 
 
 def check_column_names(tasks: Iterable[Task]) -> None:
-    """Raise ValueError when two tasks would write the same column of a prediction table."""
-    seen = {"status": "the status column"}
+    """Raise ValueError when two tasks would write the same column of a prediction table, or the same served output."""
+    columns, outputs = {"status": "the status column"}, {"image_ok": "the flag of readable images"}
     for task in tasks:
-        for column in (*task.decision_columns, *task.name_columns, *task.score_columns):
-            if column in seen:
-                raise ValueError(f'task "{task.name}" would write the column "{column}", as does {seen[column]}')
-            seen[column] = f'task "{task.name}"'
+        for seen, kind, names in (
+            (columns, "column", (*task.decision_columns, *task.name_columns, *task.score_columns)),
+            (outputs, "output", (task.name, *task.answer_outputs)),
+        ):
+            for name in names:
+                if name in seen:
+                    raise ValueError(f'task "{task.name}" would write the {kind} "{name}", as does {seen[name]}')
+                seen[name] = f'task "{task.name}"'

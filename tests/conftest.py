@@ -8,7 +8,7 @@ os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
 import io
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,9 @@ import pytest
 from PIL import Image
 
 from multitask.config import Config, DataConfig, FitConfig, ModelConfig
+from multitask.model_folder import ModelFolder
+from multitask.proving import serving
+from multitask.runs import Run
 from multitask.sample import draw_sample
 from multitask.spec import ImageSpec, ModelSpec, Task
 
@@ -75,7 +78,7 @@ def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 
 
 @pytest.fixture(scope="session")
-def trained(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory):
+def trained(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of the tiny network on the small demo dataset."""
     from multitask.training import fit
 
@@ -96,3 +99,49 @@ def clothing_spec() -> ModelSpec:
         backbone="small_cnn",
         weights="random",
     )
+
+
+@pytest.fixture(scope="session")
+def exported(trained: Run) -> Path:
+    """The proven SavedModel of the tiny run."""
+    from multitask.exporting import export_run
+
+    return export_run(trained)[0]
+
+
+@pytest.fixture(scope="session")
+def published(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of models with one version of one model in it."""
+    models = tmp_path_factory.mktemp("models")
+    ModelFolder(models / "multitask").add(exported)
+    return models
+
+
+@pytest.fixture(scope="session")
+def server(published: Path) -> Iterator[str]:
+    """The address of a running server, a process of its own."""
+    with serving(published) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SavedModel of a real VGG16 with random weights, small images."""
+    import tensorflow as tf
+
+    from multitask.model import build_network
+    from multitask.preprocessing import preprocess_batch
+    from multitask.saved_model import write_saved_model
+
+    config = Config(model=ModelConfig(weights="random", image_size=(64, 64)))
+    spec = config.model_spec({"category": ("a", "b", "c"), "tags": config.tasks["tags"].columns})
+    network = build_network(spec, heads="float64")
+    images, _ = preprocess_batch(tf.constant([photo(seed) for seed in range(32)]), spec.image)
+    features = network.frozen(images).numpy()
+    # As a training does; raw features of a random network would leave every probability at 0 or 1.
+    layer = network.trainable.get_layer("standardise")
+    layer.moving_mean.assign(features.mean(axis=0))
+    layer.moving_variance.assign(features.var(axis=0) * 400)
+    out = tmp_path_factory.mktemp("vgg16") / "1"
+    write_saved_model(network, out, photo())
+    return out

@@ -52,7 +52,7 @@ def test_the_configurations_in_the_documents_are_valid(tmp_path: Path) -> None:
 def test_make_has_the_targets_that_the_documents_name() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for document in DOCUMENTS:
-        for target in re.findall(r"`make (\w+)", document.read_text(encoding="utf-8")):
+        for target in re.findall(r"`make ([\w-]+)", document.read_text(encoding="utf-8")):
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"{document.name}: make {target}"
 
 

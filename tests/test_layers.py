@@ -87,8 +87,8 @@ def test_the_first_layer_needs_pydantic_and_tyro_alone() -> None:
         assert outside <= {"pydantic", "pydantic_core", "tyro", "tomli_w"}, room
 
 
-def test_three_layers_and_all_doors_load_without_tensorflow() -> None:
-    rooms = [room for layer in ("words", "files", "scores", "doors") for room in LAYERS[layer]]
+def test_four_layers_and_all_doors_load_without_tensorflow() -> None:
+    rooms = [room for layer in ("words", "files", "scores", "wire", "doors") for room in LAYERS[layer]]
     code = "import sys\n" + "".join(f"import multitask.{room}\n" for room in rooms)
     code += "assert not {'tensorflow', 'keras'} & set(sys.modules), 'TensorFlow was imported'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

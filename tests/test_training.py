@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from multitask import hardware
+from multitask import hardware, processor
 from multitask.config import Config, load_config
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
 from multitask.progress import Quiet
@@ -416,6 +416,5 @@ def test_tasks_may_be_many_or_one(tmp_path: Path, make_config: Callable[..., Con
 def test_fastest_precision_is_one_this_machine_runs() -> None:
     precision = hardware.fastest_precision()
     if not tf.config.list_physical_devices("GPU"):
-        has_bfloat16 = bool({"amx_bf16", "avx512_bf16"} & hardware.cpu_flags())
-        assert precision == ("bfloat16" if has_bfloat16 else "float32")
+        assert precision == ("bfloat16" if processor.has_bfloat16_units() else "float32")
     assert hardware.describe()["machine"] == os.uname().machine

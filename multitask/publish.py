@@ -1,0 +1,54 @@
+"""Publish a run for serving, or go back: `python -m multitask.publish [--run RUN] [--rollback]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multitask import cli
+from multitask.config import load_config
+from multitask.model_folder import MODELS, NAME, ModelFolder
+from multitask.progress import Lines
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags of this door."""
+
+    run: str = "latest"
+    """Run to publish; it is exported first if that is not done."""
+    rollback: bool = False
+    """Withdraw the newest version instead, so that the one before it answers again."""
+    config: Path | None = None
+    """TOML file whose [gate] counts instead of that of the run."""
+    models: Path = MODELS
+    """Folder of models that servers watch."""
+    name: str = NAME
+    """Name of the model."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Publish or roll back, print the gate and the next commands."""
+    arguments = cli.parse(Arguments, "multitask.publish", __doc__, argv)
+    folder = ModelFolder(arguments.models / arguments.name)
+    if arguments.rollback:
+        withdrawn, now = folder.roll_back()
+        print(f"{arguments.name}: version {withdrawn} is withdrawn, version {now} answers")
+        return 0
+    from multitask.runs import open_run
+
+    run = open_run(arguments.run)
+    gate = load_config(arguments.config).gate if arguments.config else None
+    cli.load_tensorflow()
+    from multitask.publishing import publish_run
+
+    version, checks = publish_run(run, folder, gate, Lines())
+    cli.print_table("Gate", ["check", "required", "found", ""], [check.row() for check in checks])
+    print(f"published: {folder.path(version)}\nnext:\n  python -m multitask.serve --models {arguments.models}")
+    print("  make serve-docker")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run_door(main)

@@ -1,0 +1,100 @@
+"""Serve published models: `python -m multitask.serve [--models DIR] [--host 127.0.0.1] [--port 8501]`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from multitask import cli
+from multitask.errors import PredictionError
+from multitask.model_folder import MODELS
+from multitask.progress import Lines
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags of this door."""
+
+    models: Path = MODELS
+    """Folder of models, each with numbered versions in it; new ones are taken up while the server runs."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 for every network this machine is in."""
+    port: int = 8501
+    """Port to listen on; 0 takes a free one."""
+    backend: str = ""
+    """Answer with the model server at this address, e.g. http://localhost:8501, instead of loading models."""
+    model: str = "multitask"
+    """Name of the model behind --backend."""
+    token: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: $MULTITASK_TOKEN)")] = ""
+    """Bearer token that clients must send."""
+    max_body_mb: int = 64
+    """Longest request in megabytes."""
+    timeout: float = 30.0
+    """Seconds after which a request is given up."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor has units for it and the model answers alike, else float32."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Serve until interrupted."""
+    arguments = cli.parse(Arguments, "multitask.serve", __doc__, argv)
+    from multitask.rest import BackendEngine, LocalEngine
+    from multitask.servables import Servables, agrees_in_bfloat16
+    from multitask.server import make_app, serve_app
+    from multitask.telemetry import Telemetry
+
+    progress, telemetry = Lines(), Telemetry()
+    listening = _listen(arguments.host, arguments.port)
+    address = "http://{}:{}".format(*listening.getsockname()[:2])
+
+    def choose_bfloat16(directory: Path) -> bool:
+        return arguments.precision == "bfloat16" or (arguments.precision == "auto" and agrees_in_bfloat16(directory))
+
+    servables = Servables(
+        arguments.models,
+        watch=lambda name, rows: telemetry.batch_rows.labels(name).observe(rows),
+        bfloat16=choose_bfloat16,
+        say=progress.say,
+    )
+    is_local = not arguments.backend
+    local = LocalEngine(servables, telemetry, arguments.timeout)
+    app = make_app(
+        local if is_local else BackendEngine(arguments.backend, arguments.model, arguments.timeout),
+        telemetry,
+        token=arguments.token or os.environ.get("MULTITASK_TOKEN", ""),
+        max_body_bytes=arguments.max_body_mb << 20,
+        start=servables.start if is_local else lambda: None,
+        stop=servables.stop if is_local else lambda: None,
+    )
+
+    def ready() -> None:
+        if is_local and not servables.names():
+            progress.say(f"no model in {arguments.models} yet; publish one: python -m multitask.publish")
+        progress.say(f"serving on {address}")
+
+    serve_app(app, listening, ready)
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Bind before models are loaded, so that a port in use is an error at once."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        raise PredictionError(
+            f"cannot listen ({error.strerror})", where=f"{host}:{port}", fix="Choose another --port."
+        ) from None
+    return listening
+
+
+if __name__ == "__main__":
+    cli.run_door(main)

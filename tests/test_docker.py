@@ -1,0 +1,148 @@
+"""The containers, as far as they can be checked without Docker: the linter, and the real protobuf definitions."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multitask.client import REQUEST_ROWS
+from multitask.model_folder import ModelFolder
+from multitask.saved_model import WARM_UP_ROWS
+
+ROOT = Path(__file__).parent.parent
+DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_the_linter_has_nothing_to_say(dockerfile: Path) -> None:
+    linter = shutil.which("hadolint", path=str(Path(sys.executable).parent))
+    assert linter, "hadolint is in the dev requirements"
+    found = subprocess.run([linter, str(dockerfile)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("dockerfile", DOCKERFILES, ids=lambda path: path.name)
+def test_every_copied_file_is_there_and_in_the_build_context(dockerfile: Path) -> None:
+    allowed = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    for sources in re.findall(r"^COPY (.+) \S+$", dockerfile.read_text(), re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+            assert source in allowed, source
+
+
+def test_the_health_check_is_a_shell_command_that_sees_an_available_version() -> None:
+    text = (ROOT / "docker/serving.Dockerfile").read_text()
+    command = json.loads(re.search(r"HEALTHCHECK .*\\\n\s*CMD (\[.*\])", text)[1])
+    assert command[:2] == ["bash", "-c"]
+    subprocess.run(["bash", "-n", "-c", command[2]], check=True)
+    grep = command[2].split("&& ")[-1].replace("<&3", "")
+    for state, code in (('{"state": "AVAILABLE"}', 0), ('{"state": "END", "error_code": "UNAVAILABLE"}', 1)):
+        assert subprocess.run(["bash", "-c", grep], input=state, text=True).returncode == code
+
+
+def test_compose_names_services_files_and_ports_that_exist() -> None:
+    services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
+    assert set(services) == {"serving", "page", "prometheus"}
+    assert services["serving"].get("profiles") is None
+    for service in services.values():
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        if "build" in service:
+            assert (ROOT / service["build"]["dockerfile"]).is_file()
+    assert services["serving"]["volumes"] == ["../serving/models:/models:ro"]
+    scraped = yaml.safe_load((ROOT / "serving/prometheus.yaml").read_text())["scrape_configs"]
+    targets = {job["static_configs"][0]["targets"][0] for job in scraped}
+    assert targets == {"serving:8501", "page:8080"}
+
+
+def message(name: str, **fields: str):
+    """Return a protobuf class; tensorflow-serving-api does not ship these two definitions, so they are repeated here."""
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(wrappers_pb2.DESCRIPTOR.serialized_pb)
+    file = descriptor_pb2.FileDescriptorProto(name=f"{name}.proto", syntax="proto3")
+    file.dependency.append("google/protobuf/wrappers.proto")
+    kinds = {"bool": 8, "string": 9, "int64": 3}
+    described = file.message_type.add(name=name)
+    for number, (field, kind) in enumerate(fields.items(), 1):
+        repeated = kind.startswith("repeated ")
+        added = described.field.add(name=field, number=number, label=3 if repeated else 1)
+        kind = kind.removeprefix("repeated ")
+        if kind in kinds:
+            added.type = kinds[kind]
+        else:
+            added.type, added.type_name = 11, f".google.protobuf.{kind}"
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+
+
+def test_batching_obeys_the_rules_of_the_server_and_fits_client_and_warm_up() -> None:
+    from google.protobuf import text_format
+
+    # tensorflow_serving/servables/tensorflow/session_bundle_config.proto
+    kind = message(
+        "BatchingParameters",
+        max_batch_size="Int64Value",
+        batch_timeout_micros="Int64Value",
+        max_enqueued_batches="Int64Value",
+        num_batch_threads="Int64Value",
+        thread_pool_name="StringValue",
+        allowed_batch_sizes="repeated int64",
+        pad_variable_length_inputs="bool",
+        enable_large_batch_splitting="BoolValue",
+        max_execution_batch_size="Int64Value",
+    )
+    found = text_format.Parse((ROOT / "serving/batching.config").read_text(), kind())
+    assert found.max_batch_size.value >= max(REQUEST_ROWS, *WARM_UP_ROWS)
+    assert found.max_execution_batch_size.value <= found.max_batch_size.value
+    assert not found.allowed_batch_sizes or found.allowed_batch_sizes[-1] == found.max_batch_size.value
+
+
+def test_monitoring_is_on_where_prometheus_looks() -> None:
+    from google.protobuf import text_format
+
+    # tensorflow_serving/config/monitoring_config.proto
+    kind = message("PrometheusConfig", enable="bool", path="string")
+    text = (ROOT / "serving/monitoring.config").read_text()
+    inner = re.search(r"^prometheus_config \{(.*)\}", text, re.DOTALL | re.MULTILINE)[1]
+    found = text_format.Parse(inner, kind())
+    jobs = yaml.safe_load((ROOT / "serving/prometheus.yaml").read_text())["scrape_configs"]
+    assert found.enable
+    assert found.path == jobs[0]["metrics_path"]
+
+
+def test_the_flags_of_the_server_name_files_of_the_image() -> None:
+    text = (ROOT / "docker/serving.Dockerfile").read_text()
+    copied = re.search(r"COPY (.+) (/\S+/)", text)
+    inside = {copied[2] + Path(name).name for name in copied[1].split()} | {"/models/models.config"}
+    assert set(re.findall(r"_file=(\S+?)\"", text)) == inside
+
+
+def test_the_models_config_that_publishing_writes_is_one(tmp_path: Path) -> None:
+    from google.protobuf import text_format
+    from tensorflow_serving.config import model_server_config_pb2
+
+    source = tmp_path / "export"
+    source.mkdir()
+    folder = ModelFolder(tmp_path / "models/multitask")
+    for _ in range(3):
+        folder.add(source)
+        folder.record("publish")
+    config = model_server_config_pb2.ModelServerConfig()
+    text_format.Parse((tmp_path / "models/models.config").read_text(), config)
+    [model] = config.model_config_list.config
+    assert (model.name, model.base_path) == ("multitask", "/models/multitask")
+    assert dict(model.version_labels) == {"stable": 3, "previous": 2}
+    assert model.model_version_policy.latest.num_versions == 2
+    folder.roll_back()
+    after = text_format.Parse(
+        (tmp_path / "models/models.config").read_text(), model_server_config_pb2.ModelServerConfig()
+    )
+    assert dict(after.model_config_list.config[0].version_labels) == {"stable": 2, "previous": 1}
