@@ -92,7 +92,7 @@ def make_app(
         yield
         stop()
 
-    app = FastAPI(title="multitask", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(title="multitask", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=lifespan)
     _add_operations(app, engine, telemetry)
     _add_models(app, engine)
     _add_files(app, engine)
@@ -162,7 +162,8 @@ def _add_models(app: FastAPI, engine: Engine) -> None:
     )
     app.add_api_route(model, answer, methods=["GET"], summary="State of the versions", **refusals)
     app.add_api_route(f"{model}/metadata", answer, methods=["GET"], summary="Signatures", **refusals)
-    app.add_route("/v1/{rest:path}", answer, methods=METHODS, include_in_schema=False)
+    for prefix in ("v1", "V1"):
+        app.add_route(f"/{prefix}/{{rest:path}}", answer, methods=METHODS, include_in_schema=False)
 
 
 def _add_files(app: FastAPI, engine: Engine) -> None:

@@ -62,7 +62,7 @@ def test_compose_names_services_files_and_ports_that_exist() -> None:
 
 
 def message(name: str, **fields: str):
-    """Return a protobuf class; tensorflow-serving-api does not ship these two definitions, so they are repeated here."""
+    """Return a protobuf class; tensorflow-serving-api does not ship these two definitions, so they are repeated."""
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, wrappers_pb2
 
     pool = descriptor_pool.DescriptorPool()
