@@ -10,6 +10,7 @@ import base64
 import json
 import random
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -66,11 +67,16 @@ class Client:
         ok = np.zeros(len(images), np.bool_)
         values = {task.name: np.zeros((len(images), len(task.classes)), np.float32) for task in self.spec.tasks}
         reasons: dict[int, str] = {}
-        for rows in _requests(images):
+        waiting = deque(_requests(images))
+        while waiting:
+            rows = waiting.popleft()
             try:
                 answers = self._predict("serving_default", [images[row] for row in rows])
             except _TooLarge as error:
-                reasons |= dict.fromkeys(rows, str(error))
+                if len(rows) == 1:
+                    reasons[rows[0]] = str(error)
+                else:
+                    waiting.extendleft([[row] for row in reversed(rows)])
                 continue
             for row, answer in zip(rows, answers, strict=True):
                 ok[row] = answer["image_ok"]
@@ -92,13 +98,7 @@ class Client:
                 "instances": [{"b64": base64.b64encode(value).decode("ascii")} for value in values],
             }
         )
-        try:
-            answer = self._ask("POST", f"/v1/models/{self.model}/versions/{self.version}:predict", body)
-        except _TooLarge:
-            if len(values) == 1:
-                raise
-            return [row for value in values for row in self._predict(signature, [value])]
-        return answer["predictions"]
+        return self._ask("POST", f"/v1/models/{self.model}/versions/{self.version}:predict", body)["predictions"]
 
     def _ask(self, method: str, path: str, body: str | None = None) -> Any:
         """Ask until there is an answer, waiting longer each time."""

@@ -75,11 +75,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             id_column=id_column,
             metadata=metadata,
             workers=source.workers,
+            resume=_fingerprint(arguments.images or source.images),
             progress=progress,
         )
     rows = [[status, f"{count:,}"] for status, count in statuses.most_common()]
     cli.print_table(f"{arguments.out}: {len(table):,} rows", ["status", "rows"], rows)
     return 0
+
+
+def _fingerprint(images: Sequence[str]) -> str:
+    """Describe image files by size and time, so that a broken run goes on only with the same ones."""
+    found = []
+    for name in images:
+        files = (
+            sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else [Path(name)]
+        )
+        found += [f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files]
+    return " ".join(found)
 
 
 def _source(arguments: Arguments) -> _Source:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +17,13 @@ from multitask.archives import Archive
 from multitask.audit import explain_unreadable, read_image
 from multitask.predictor import Predictor, Scores
 from multitask.progress import Progress, Quiet
+from multitask.storage import replacing
 from multitask.tables import PredictionWriter
 
 BATCH_ROWS = 32
 # Rows are answered in archive order within a block and written in table order: reading stays sequential, also through
-# a compressed tar, and no more than a block of scores is held.
-BLOCK_ROWS = 4096
+# a compressed tar, no more than a block of scores is held, and no more than a block is lost when a run is broken off.
+BLOCK_ROWS = 1024
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,6 +38,7 @@ def predict_table(
     id_column: str = "uuid",
     metadata: Mapping[str, str] | None = None,
     workers: int = 2,
+    resume: str = "",
     progress: Progress = Quiet(),  # noqa: B008
 ) -> Counter[str]:
     """Write one prediction row per id, in order; a row that cannot be predicted carries its reason as status.
@@ -47,11 +51,14 @@ def predict_table(
         id_column: name of the id column.
         metadata: for the parquet file, e.g. run and model version.
         workers: batches in work at once; two let one be decoded while the other is in the network.
+        resume: says what the answers depend on beside ids and model, e.g. the image files. With it, a run that was
+            broken off goes on where it stopped, as long as all of that is the same; "" starts anew.
         progress: where to report.
 
     Returns:
         How many rows have which status.
     """
+    parts = _Parts(out, [predictor.spec.model_dump_json(), resume, *sorted((metadata or {}).values()), *ids], resume)
     statuses: Counter[str] = Counter()
     with (
         PredictionWriter(out, predictor.spec, id_column, metadata or {}) as writer,
@@ -59,10 +66,45 @@ def predict_table(
     ):
         for start in range(0, len(ids), BLOCK_ROWS):
             block = list(ids[start : start + BLOCK_ROWS])
-            scores, status = score_rows(predictor, block, archive, workers, advance)
+            found = parts.load(start)
+            if found:
+                advance(len(block))
+            else:
+                found = score_rows(predictor, block, archive, workers, advance)
+                parts.save(start, *found)
+            scores, status = found
             writer.write(block, scores, status)
             statuses.update(status)
+    parts.remove()
     return statuses
+
+
+class _Parts:
+    """Answered blocks of a table that is not finished, in a hidden folder beside it; none are kept without a key."""
+
+    def __init__(self, out: Path, depends: Sequence[str], resume: str) -> None:
+        key = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:16]
+        self._folder = out.with_name(f".{out.name}.{key}.parts")
+        self._is_on = bool(resume)
+        for other in out.parent.glob(f".{out.name}.*.parts"):
+            if other != self._folder or not resume:
+                shutil.rmtree(other)
+
+    def load(self, start: int) -> tuple[dict[str, NDArray[np.float32]], list[str]] | None:
+        path = self._folder / f"{start}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as found:
+            return {name[1:]: found[name] for name in found.files if name != "status"}, found["status"].tolist()
+
+    def save(self, start: int, scores: Mapping[str, NDArray[np.float32]], status: Sequence[str]) -> None:
+        if self._is_on:
+            named: dict[str, Any] = {f"_{name}": values for name, values in scores.items()}
+            with replacing(self._folder / f"{start}.npz") as path:
+                np.savez(path, status=np.array(status), **named)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def score_rows(

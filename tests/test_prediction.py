@@ -226,3 +226,63 @@ def test_a_row_without_any_label_is_set_aside(tmp_path: Path) -> None:
     with open_archive(write_zip(tmp_path / "a.zip", {"a.jpg": photo(1), "b.jpg": photo(2)})) as archive:
         audit = audit_rows(read_table(table, "uuid", [task]), [task], archive)
     assert audit.reasons.tolist() == ["", "no label for any task"]
+
+
+class Broken(Exception):
+    pass
+
+
+class BreakingPredictor(BrightnessPredictor):
+    """Fails after some batches."""
+
+    def __init__(self, spec: ModelSpec, batches: int) -> None:
+        super().__init__(spec)
+        self._left = batches
+
+    def predict(self, images: Sequence[bytes]) -> Scores:
+        self._left -= 1
+        if self._left < 0:
+            raise Broken
+        return super().predict(images)
+
+
+def test_a_broken_run_goes_on_where_it_stopped(
+    tmp_path: Path, clothing_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "BLOCK_ROWS", 4)
+    ids = [f"p{number}" for number in range(12)]
+    images = {f"{name}.jpg": photo(seed) for seed, name in enumerate(ids[:-1])}
+    out = tmp_path / "predictions.parquet"
+    with open_archive(write_zip(tmp_path / "a.zip", images)) as archive:
+        with pytest.raises(Broken):
+            predict_table(BreakingPredictor(clothing_spec, 2), ids, archive, out, resume="a", workers=1)
+        assert not out.exists()
+        rest = BrightnessPredictor(clothing_spec)
+        predict_table(rest, ids, archive, out, resume="a")
+        whole = BrightnessPredictor(clothing_spec)
+        predict_table(whole, ids, archive, tmp_path / "whole.parquet")
+    assert 0 < rest.batches < whole.batches == 3
+    assert pd.read_parquet(out).equals(pd.read_parquet(tmp_path / "whole.parquet"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "predictions.parquet", "whole.parquet"]
+
+
+@pytest.mark.parametrize("change", ["images", "ids", "metadata", "no resume"])
+def test_a_run_on_something_else_starts_anew(
+    tmp_path: Path, clothing_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    monkeypatch.setattr(prediction, "BLOCK_ROWS", 1)
+    ids = ["x", "y", "z"]
+    first = {"resume": "images 1", "metadata": {"version": "1"}}
+    second = dict(first)
+    if change == "images":
+        second["resume"] = "images 2"
+    elif change == "metadata":
+        second["metadata"] = {"version": "2"}
+    elif change == "no resume":
+        second["resume"] = ""
+    with open_archive(write_zip(tmp_path / "a.zip", {f"{name}.jpg": photo() for name in ids})) as archive:
+        with pytest.raises(Broken):
+            predict_table(BreakingPredictor(clothing_spec, 2), ids, archive, tmp_path / "o", workers=1, **first)
+        again = BrightnessPredictor(clothing_spec)
+        predict_table(again, ids[::-1] if change == "ids" else ids, archive, tmp_path / "o", **second)
+    assert again.batches == 3

@@ -62,7 +62,9 @@ def test_predict_answers_at_every_address_of_a_version(ask, path: str) -> None:
     assert all(isinstance(name, str) for name in row["category_top"])
 
 
-@pytest.mark.parametrize("path", ["/v1/models/multitask", "/v1/models/multitask/versions/1", "/v1/models/multitask/labels/none"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models/multitask", "/v1/models/multitask/versions/1", "/v1/models/multitask/labels/none"]
+)
 def test_status_lists_versions_with_their_state(ask, path: str) -> None:
     status, kind, body = ask("GET", path)
     assert (status, kind) == (200, "application/json")
@@ -75,7 +77,11 @@ def test_status_lists_versions_with_their_state(ask, path: str) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/v1/models/multitask/metadata", "/v1/models/multitask/versions/1/metadata", "/v1/models/multitask/labels/stable/metadata"],
+    [
+        "/v1/models/multitask/metadata",
+        "/v1/models/multitask/versions/1/metadata",
+        "/v1/models/multitask/labels/stable/metadata",
+    ],
 )
 def test_metadata_describes_the_signatures(ask, path: str) -> None:
     status, _, body = ask("GET", path)
@@ -112,9 +118,19 @@ def test_metadata_describes_the_signatures(ask, path: str) -> None:
         ("GET", "/v1/models/none", 404, "Could not find any versions of model none"),
         ("GET", "/v1/models/multitask/versions/7", 404, "Could not find version 7 of model multitask"),
         ("GET", "/v1/models/none/metadata", 404, "Servable not found for request: Latest(none)"),
-        ("GET", "/v1/models/multitask/versions/7/metadata", 404, "Servable not found for request: Specific(multitask, 7)"),
+        (
+            "GET",
+            "/v1/models/multitask/versions/7/metadata",
+            404,
+            "Servable not found for request: Specific(multitask, 7)",
+        ),
         ("POST", "/v1/models/none:predict", 404, "Servable not found for request: Latest(none)"),
-        ("POST", "/v1/models/multitask/versions/7:predict", 404, "Servable not found for request: Specific(multitask, 7)"),
+        (
+            "POST",
+            "/v1/models/multitask/versions/7:predict",
+            404,
+            "Servable not found for request: Specific(multitask, 7)",
+        ),
         ("POST", "/v1/models/multitask/labels/none:predict", 400, "Unrecognized servable version label: none"),
         ("GET", "/v1/models/multitask/labels/none/metadata", 400, "Unrecognized servable version label: none"),
         ("POST", "/v1/models/multitask:classify", 400, "signature method_name"),
@@ -144,7 +160,10 @@ def test_wrong_json_counts_before_an_unknown_model(ask) -> None:
         (b"", "JSON Parse error: The document is empty"),
         (b"[]", "Is not object"),
         (b'{"signature_name": "none"}', 'Serving signature name: "none" not found in signature def'),
-        (b'{"signature_name": "__saved_model_init_op"}', "Failed to get input map for signature: __saved_model_init_op"),
+        (
+            b'{"signature_name": "__saved_model_init_op"}',
+            "Failed to get input map for signature: __saved_model_init_op",
+        ),
         (b"{}", "Missing 'inputs' or 'instances' key"),
         (b'{"instances": [3]}', "is not of expected type: string"),
         (b'{"instances": [{"b64": "?"}]}', "Unable to base64 decode"),
