@@ -15,6 +15,8 @@ from multitask.tables import decisions
 
 # A drawn picture is for looking at; more pixels only take longer to send.
 DRAWN_PIXELS = 1024
+# Least width, so that a name and its score fit on a line below a small picture.
+DRAWN_WIDTH = 320
 
 
 def describe(spec: ModelSpec, images: Sequence[bytes], scores: Scores) -> list[dict[str, Any]]:
@@ -37,9 +39,10 @@ def draw(data: bytes, answer: dict[str, Any]) -> bytes:
     size = max(14, picture.width // 24)
     font, margin = ImageFont.load_default(size), size // 2
     lines = [f"{entry['name']} {entry['score']:.0%}" for task in answer["tasks"].values() for entry in _shown(task)]
-    lines = _wrapped(lines, font, picture.width - 2 * margin)
-    canvas = Image.new("RGB", (picture.width, picture.height + margin * 2 + len(lines) * size * 5 // 4), "#16181d")
-    canvas.paste(picture)
+    width = max(picture.width, DRAWN_WIDTH)
+    lines = _wrapped(lines, font, width - 2 * margin)
+    canvas = Image.new("RGB", (width, picture.height + margin * 2 + len(lines) * size * 5 // 4), "#16181d")
+    canvas.paste(picture, ((width - picture.width) // 2, 0))
     pen = ImageDraw.Draw(canvas)
     for number, line in enumerate(lines):
         pen.text((margin, picture.height + margin + number * size * 5 // 4), line, fill="#f2f2f2", font=font)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from multitask.archives import open_archive
 from multitask.config import Config, load_config
+from multitask.runs import Run
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [path for path in ROOT.rglob("*.md") if ".venv" not in path.parts and "runs" not in path.parts]
@@ -65,3 +71,51 @@ def test_requirements_pin_every_dependency_of_the_project_with_hashes() -> None:
     packages = len(re.findall(r"^\S+==", pinned, re.MULTILINE))
     assert pinned.count("--hash=sha256:") >= packages
     assert "://" not in pinned
+
+
+def test_the_commands_of_production_run_as_the_readme_tells_them(trained: Run, tmp_path: Path) -> None:
+    """Publish, serve, ask with curl, upload, predict by address: every line of the block, in a folder of its own."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").split("## In production")[1]
+    lines = [
+        line.split("#")[0].strip()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    publish, serve, *questions = [line for line in lines[:6] if line]
+    with open_archive(*trained.config.data.images) as archive:
+        (tmp_path / "photo.jpg").write_bytes(archive[next(iter(archive))])
+    data = Path(trained.config.data.labels).parent
+    shutil.copy(data / "test.parquet", tmp_path)
+    shutil.copy(data / "images.zip", tmp_path / "test.zip")
+    shutil.copytree(trained.folder.directory, tmp_path / "model_training/runs/latest")
+    paths = [str(Path(sys.executable).parent), os.environ["PATH"]]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": os.pathsep.join(paths)}
+
+    def run(line: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", line],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, (line, done.stderr)
+        return done.stdout
+
+    assert "published: serving/models/multitask/1" in run(publish)
+    server = subprocess.Popen(
+        ["bash", "-c", f"exec {serve} --port 0"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert server.stderr is not None
+        url = next(line for line in server.stderr if line.startswith("serving on")).split()[-1]
+        predict, upload, table = (run(line.replace("http://127.0.0.1:8501", url)) for line in questions)
+    finally:
+        server.terminate()
+        server.communicate(timeout=30)
+    assert '"category_top": [' in predict
+    assert '"ok":true' in upload
+    assert "predictions.parquet" in table
+    assert (tmp_path / "predictions.parquet").exists()
