@@ -48,6 +48,8 @@ def page(browser: Any, server: str) -> Iterator[Any]:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: problems.append(request.url) if not is_own(request.url, server) else None)
+    # Playwright does not wait until the browser hands over file choosers, so that is asked for long before one opens.
+    page.on("filechooser", lambda chooser: None)
     page.goto(server)
     yield page
     context.close()

@@ -165,6 +165,13 @@ def test_figures_are_counted_with_bounded_labels(published: Path) -> None:
     assert not any("three" in str(key) for key in samples)
 
 
+def test_an_answer_that_takes_too_long_is_given_up(published: Path) -> None:
+    with serving(published, "--timeout", "0.00001") as url:
+        reply = requests.post(url + PREDICT, data=BODY, timeout=30)
+        assert (reply.status_code, reply.json()["error"]) == (504, "Timed out waiting for notification")
+        assert upload(url, PROBES["png"]).status_code == 504
+
+
 def test_a_server_without_a_model_is_alive_and_not_ready(tmp_path: Path) -> None:
     with serving(tmp_path) as url:
         assert requests.get(f"{url}/healthz", timeout=30).status_code == 200
