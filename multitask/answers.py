@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from multitask.audit import explain_unreadable
+from multitask.inspection import explain_unreadable
 from multitask.predictor import Scores
 from multitask.spec import ModelSpec, Task
 from multitask.tables import decisions

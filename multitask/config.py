@@ -43,6 +43,10 @@ class DataConfig(Frozen):
     """Column of the tables that holds the image id."""
     group_columns: tuple[str, ...] = ()
     """Rows that share a value in one of these columns stay on one side of a split, e.g. sender_id."""
+    split_column: str = ""
+    """Column that says where each row belongs: train, validation or test. Empty: rows are divided here."""
+    time_column: str = ""
+    """Column of dates or numbers: the oldest rows train, the newest test. Empty: rows are drawn."""
     validation: Share = 0.15
     """Share of the rows that chooses checkpoint and thresholds."""
     test: Share = 0.15
@@ -58,6 +62,12 @@ class DataConfig(Frozen):
         if test + info.data.get("validation", 0) >= 0.9:
             raise ValueError("validation and test together must leave at least a tenth of the rows for training")
         return test
+
+    @model_validator(mode="after")
+    def _one_way_to_divide(self) -> DataConfig:
+        if self.split_column and self.time_column:
+            raise ValueError("split_column and time_column exclude each other")
+        return self
 
 
 class ModelConfig(Frozen):

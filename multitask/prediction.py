@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multitask.archives import Archive
-from multitask.audit import explain_unreadable, read_image
+from multitask.audit import read_image
+from multitask.inspection import explain_unreadable
+from multitask.parallel import bounded_map
 from multitask.predictor import Predictor, Scores
 from multitask.progress import Progress, Quiet
 from multitask.storage import replacing
@@ -24,9 +25,6 @@ BATCH_ROWS = 32
 # Rows are answered in archive order within a block and written in table order: reading stays sequential, also through
 # a compressed tar, no more than a block of scores is held, and no more than a block is lost when a run is broken off.
 BLOCK_ROWS = 1024
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def predict_table(
@@ -121,7 +119,7 @@ def score_rows(
     def answer(batch: list[tuple[int, bytes]]) -> tuple[list[tuple[int, bytes]], Scores]:
         return batch, predictor.predict([data for _, data in batch])
 
-    for batch, found in _bounded_map(answer, _batches(ids, archive, status, advance), workers):
+    for batch, found in bounded_map(answer, _batches(ids, archive, status, advance), workers):
         rows = np.array([row for row, _ in batch])
         for name, values in found.values.items():
             scores[name][rows[found.ok]] = values[found.ok]
@@ -150,15 +148,3 @@ def _batches(
             batch = []
     if batch:
         yield batch
-
-
-def _bounded_map(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Map in threads, in order, never taking more items than there are workers to wait for."""
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Any] = deque()
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) > workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()

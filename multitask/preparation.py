@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from multitask import hardware, splits
+from multitask import hardware
 from multitask.archives import Archive, open_archive
-from multitask.audit import Audit, audit_rows, explain_unreadable
+from multitask.audit import Audit, audit_cache, audit_rows
 from multitask.config import Config
-from multitask.errors import TableError, nearest
+from multitask.division import divide
+from multitask.errors import TableError
 from multitask.features import FeatureStore, compute_features, make_room, store_key
+from multitask.inspection import explain_unreadable
 from multitask.model import Network, build_network
 from multitask.progress import Progress
 from multitask.spec import ModelSpec
@@ -37,7 +39,8 @@ class Prepared:
         precision: float32, bfloat16 or float16.
         table: the usable rows.
         digests: (rows,) SHA-256 of each row's image.
-        groups: (rows,) number of the group that stays on one side: one picture, or what data.group_columns says.
+        groups: (rows,) number of the group that stays on one side: one picture or nearly the same, or what
+            data.group_columns says.
         parts: (rows,) "train", "validation" or "test".
         store: features of all rows.
         quarantine: the other rows: id, row (in the label table) and reason.
@@ -90,8 +93,8 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     with hardware.strategy().scope():
         network = build_network(spec, precision)
     progress.say(f"network: {spec.backbone}, weights {spec.weights}, frozen: {spec.freeze}, {precision}")
-    with progress.track("reading images", len(set(table.ids))) as advance:
-        audit = audit_rows(table, spec.tasks, archive, advance)
+    with progress.track("looking at images", len(set(table.ids))) as advance:
+        audit = audit_rows(table, spec.tasks, archive, spec.image.max_pixels, audit_cache(data), advance)
     store, computed, reused = _features(config, network, precision, table, audit, archive, progress)
     usable = audit.reasons == ""
     if not usable.any():
@@ -107,8 +110,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     )
     progress.say(_quarantine_line(quarantine, len(table)))
     table, digests = table.take(usable), audit.digests[usable]
-    groups = splits.group_rows(digests, *(_column(table, name, data.labels) for name in data.group_columns))
-    parts = splits.split_rows(table.labels, spec.tasks, groups, data.validation, data.test, config.fit.seed)
+    groups, parts = divide(table, spec.tasks, digests, audit.alike[usable], data, config.fit.seed)
     return Prepared(
         spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
     )
@@ -136,13 +138,6 @@ def _features(
     computed, reused = missing - len(failed), len(images) - missing
     progress.say(f"features: {computed:,} images computed, {reused:,} reused, in {store.directory}")
     return store, computed, reused
-
-
-def _column(table: Table, name: str, where: str) -> Any:
-    if name not in table.extra:
-        fix = nearest(name, map(str, table.extra.columns))
-        raise TableError(f'no column "{name}" to group by', where=where, fix=fix)
-    return table.extra[name].to_numpy(object)
 
 
 def _why_nothing_is_usable(audit: Audit) -> str:

@@ -15,10 +15,7 @@ from multitask.storage import replacing
 # A quarantine of thousands belongs into its parquet file; the page shows as many.
 QUARANTINE_ROWS = 50
 
-TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
+CSS = """
 :root { color-scheme: light dark; --ink: #1f2933; --faint: #66727f; --line: #e1e5ea; --paper: #fff; --card: #f6f8fa;
   --bar: #2b6cb0; --base: #c3ccd6; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6eaee; --faint: #9aa7b4; --line: #2f3943; --paper: #14181d;
@@ -37,7 +34,12 @@ figure { margin: 1rem 0; } img { max-width: 100%; border-radius: .4rem; backgrou
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
 pre { background: var(--card); padding: .8rem 1rem; border-radius: .4rem; overflow-x: auto; }
 ul { padding-left: 1.2rem; }
-</style></head><body>
+"""
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ css }}</style></head><body>
 <h1>{{ title }}</h1>
 {% for note in notes %}<p class="faint">{{ note }}</p>{% endfor %}
 <h2>Results on {{ rows_name }}</h2>
@@ -102,6 +104,7 @@ def write_report(
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
     html = template.render(
+        css=CSS,
         title=title,
         facts=facts,
         evaluation=evaluation,

@@ -17,7 +17,7 @@ from multitask.spec import Task
 PARTS = ("train", "validation", "test")
 
 
-def group_rows(*columns: Sequence[Any]) -> NDArray[np.int64]:
+def group_rows(*columns: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
     """Number the groups of rows: rows that share a value in any of the columns are one group.
 
     Args:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multitask import archives
+from multitask import containers
 from multitask.archives import Archive, open_archive
 from multitask.errors import ArchiveError
 from tests.conftest import photo, write_zip
@@ -191,7 +191,7 @@ def test_an_unknown_compression_asks_to_zip_anew(tmp_path: Path) -> None:
 
 
 def test_a_member_that_declares_absurd_size_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(archives, "MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(containers, "MAX_MEMBER_BYTES", 1000)
     for path in (
         write_zip(tmp_path / "a.zip", {"big.jpg": b"0" * 1001, "fits.jpg": b"0" * 1000}, zipfile.ZIP_DEFLATED),
         write_tar(tmp_path / "a.tar", "w", {"big.jpg": b"0" * 1001, "fits.jpg": b"0" * 1000}),

@@ -16,8 +16,9 @@ from PIL import Image
 
 from multitask import prediction
 from multitask.archives import open_archive
-from multitask.audit import audit_rows, explain_unreadable
+from multitask.audit import audit_rows
 from multitask.inference import KerasPredictor
+from multitask.inspection import explain_unreadable
 from multitask.model import load_network
 from multitask.prediction import predict_table
 from multitask.predictor import Predictor, Scores
@@ -206,7 +207,7 @@ def test_the_audit_finds_contradictions_between_rows_of_one_picture(tmp_path: Pa
     )
     task = Task(name="tags", kind="multilabel", columns=("x", "y"), classes=("x", "y"))
     with open_archive(write_zip(tmp_path / "a.zip", members)) as archive:
-        audit = audit_rows(read_table(table, "uuid", [task]), [task], archive)
+        audit = audit_rows(read_table(table, "uuid", [task]), [task], archive, 10**8)
     assert [reason.split(":")[0] for reason in audit.reasons] == [
         'contradictory labels of "tags" for one picture',
         'contradictory labels of "tags" for one picture',
@@ -224,7 +225,7 @@ def test_a_row_without_any_label_is_set_aside(tmp_path: Path) -> None:
     table = write_table(tmp_path / "t.parquet", ["a", "b"], x=[1, None])
     task = Task(name="tags", kind="multilabel", columns=("x",), classes=("x",))
     with open_archive(write_zip(tmp_path / "a.zip", {"a.jpg": photo(1), "b.jpg": photo(2)})) as archive:
-        audit = audit_rows(read_table(table, "uuid", [task]), [task], archive)
+        audit = audit_rows(read_table(table, "uuid", [task]), [task], archive, 10**8)
     assert audit.reasons.tolist() == ["", "no label for any task"]
 
 

@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from multitask.archives import open_archive
-from multitask.audit import explain_unreadable
 from multitask.drawing import COLOURS, SHAPES, Garment, draw_photo
+from multitask.inspection import explain_unreadable
 from multitask.sample import KINDS, PATTERNS, draw_sample
 
 

@@ -1,0 +1,48 @@
+"""Look at a data set before training: `python -m multitask.explore [--config FILE] [--labels F --images A ...]`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multitask import cli
+from multitask.config import Config
+from multitask.progress import Lines
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Flags of this door."""
+
+    config: Path | None = None
+    """TOML file with settings; flags override it."""
+    out: Path | None = None
+    """Folder for report, audit.json and quarantine.parquet; by default model_training/audits/TABLE."""
+    settings: cli.Settings = Config()  # noqa: RUF009
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Look, print what stands out and where the report is."""
+    arguments = cli.parse_with_config(Arguments, "multitask.explore", __doc__, argv)
+    from multitask.audit import audit_cache
+    from multitask.survey import survey
+
+    config = arguments.settings
+    out = arguments.out or audit_cache(config.data) / Path(config.data.labels).stem
+    found = survey(config, out, Lines())
+    rows = [
+        [name, task["kind"], f"{task['rows_with_label']:,}", baseline.replace("_", " "), f"{value:.3f}"]
+        for name, task in found.facts["tasks"].items()
+        for baseline, value in task["baselines"].items()
+    ]
+    cli.print_table("Reached without looking", ["task", "kind", "rows with label", "baseline", "value"], rows)
+    print("What to do about it")
+    for line in found.facts["advice"]:
+        print(f"  {line}")
+    print(f"report: {out / 'report.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run_door(main)
