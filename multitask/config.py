@@ -36,9 +36,12 @@ class DataConfig(Frozen):
     """Where labels and images lie, and how rows are divided."""
 
     labels: Annotated[str, _alias("--labels")] = "data/data.parquet"
-    """Label table, a parquet file."""
+    """Label table: parquet, CSV or Arrow; several by a pattern; a folder of parts or with a folder per class; SQL."""
+    query: str = ""
+    """What to select, where labels is the address of a database."""
     images: Annotated[tuple[str, ...], _alias("--images")] = ("data/data.zip",)
-    """Zip or tar archives or folders of images; an image's id is its file name without extension."""
+    """Zip or tar archives, folders, idx files, or a column: TABLE::ID_COLUMN::IMAGE_COLUMN, where `labels` is the label
+    table. An image's id is its file name, or its path, without extension."""
     id_column: str = "uuid"
     """Column of the tables that holds the image id."""
     group_columns: tuple[str, ...] = ()
@@ -62,6 +65,14 @@ class DataConfig(Frozen):
         if test + info.data.get("validation", 0) >= 0.9:
             raise ValueError("validation and test together must leave at least a tenth of the rows for training")
         return test
+
+    @property
+    def archives(self) -> tuple[str, ...]:
+        """Locations of the images; `labels::ID::IMAGE` is a column of the label table itself."""
+        table = f"{self.labels}::{self.query}" if self.query else self.labels
+        return tuple(
+            table + place.removeprefix("labels") if place.startswith("labels::") else place for place in self.images
+        )
 
     @model_validator(mode="after")
     def _one_way_to_divide(self) -> DataConfig:

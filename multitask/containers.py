@@ -13,6 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+import pyarrow.fs
+
 from multitask.errors import ArchiveError
 
 # No photo is as large; what declares more is a bomb or a mistake, and is refused before it is inflated.
@@ -27,6 +30,7 @@ _DAMAGE = (
     lzma.LZMAError,
     RuntimeError,
     NotImplementedError,
+    pa.ArrowException,
 )
 
 
@@ -34,6 +38,8 @@ class Container(Protocol):
     """One archive or folder: names of its files in physical order, and their bytes."""
 
     path: Path
+    names_are_ids: bool
+    """Are the names ids as they are? Else an id is a file name without its extension."""
 
     def members(self) -> Iterable[tuple[str, Any]]:
         """Yield the name of each regular file and what `read` needs to find it."""
@@ -76,8 +82,26 @@ def open_container(path: Path) -> Container:
     )
 
 
+def open_remote(url: str) -> Container:
+    """Open a zip archive in an object store, read in ranges; see pyarrow.fs for addresses and credentials.
+
+    Raises:
+        ArchiveError: it is missing, cannot be reached, or is no zip archive.
+    """
+    with explaining(Path(url), "its list of files"):
+        filesystem, path = pyarrow.fs.FileSystem.from_uri(url)
+        facts = filesystem.get_file_info(path)
+        if facts.type != pyarrow.fs.FileType.File:
+            raise ArchiveError("no such file", where=url)
+        stamp = f"{url}|{facts.size}|{facts.mtime_ns}"
+        # Without a buffer every header would be a request of its own.
+        return _Zip(Path(url), filesystem.open_input_file(path), stamp)
+
+
 class _Folder:
     """Images as files below a folder."""
+
+    names_are_ids = False
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -103,8 +127,10 @@ class _Folder:
 class _Zip:
     """A zip archive; zipfile locks around each access, so threads may share it."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self._file, self._stamp = path, zipfile.ZipFile(path), _stamp(path)
+    names_are_ids = False
+
+    def __init__(self, path: Path, file: Any = None, stamp: str = "") -> None:
+        self.path, self._file, self._stamp = path, zipfile.ZipFile(file or path), stamp or _stamp(path)
 
     def members(self) -> Iterator[tuple[str, zipfile.ZipInfo]]:
         for info in sorted(self._file.infolist(), key=lambda info: info.header_offset):
@@ -124,6 +150,8 @@ class _Zip:
 
 class _PlainTar:
     """An uncompressed tar: listed once, then read at offsets, without a lock."""
+
+    names_are_ids = False
 
     def __init__(self, path: Path) -> None:
         self.path, self._file, self._stamp = path, path.open("rb"), _stamp(path)
@@ -152,6 +180,8 @@ class _PlainTar:
 
 class _CompressedTar:
     """A compressed tar, which can only be read forward: a read further on streams, a read further back starts anew."""
+
+    names_are_ids = False
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock, self._stamp = path, threading.Lock(), _stamp(path)

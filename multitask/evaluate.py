@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run = open_run(arguments.run)
     out = arguments.out or run.folder / "evaluations" / arguments.table.stem
-    with open_archive(*(arguments.images or run.config.data.images)) as archive:
+    with open_archive(*(arguments.images or run.config.data.archives)) as archive:
         cli.load_tensorflow()
         from multitask.assessment import evaluate_run
         from multitask.inference import KerasPredictor

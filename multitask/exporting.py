@@ -67,7 +67,7 @@ def _photos(run: Run, progress: Progress) -> list[bytes]:
     frame = pd.read_parquet(run.folder / "splits.parquet", columns=["id", "split"])
     names = list(frame["id"][frame["split"] == "test"][:PROOF_PHOTOS])
     try:
-        with open_archive(*run.config.data.images) as archive:
+        with open_archive(*run.config.data.archives) as archive:
             return [data for data, reason in (read_image(archive, name) for name in names) if not reason]
     except MultitaskError as error:
         progress.say(f"proof without photos of the test split: {error}")

@@ -123,7 +123,7 @@ def _of_run(arguments: Arguments) -> _Source:
 
         return KerasPredictor.of_run(run, arguments.precision), {"multitask.run": run.folder.name}
 
-    return _Source(f"run {run.folder.name}", run.config.data.id_column, run.config.data.images, make)
+    return _Source(f"run {run.folder.name}", run.config.data.id_column, run.config.data.archives, make)
 
 
 def _of_export(model: Path | None) -> _Source:

@@ -20,11 +20,12 @@ from multitask.config import Config
 from multitask.division import divide
 from multitask.errors import TableError
 from multitask.features import FeatureStore, compute_features, make_room, store_key
+from multitask.frames import read_frame
 from multitask.inspection import explain_unreadable
 from multitask.model import Network, build_network
 from multitask.progress import Progress
 from multitask.spec import ModelSpec
-from multitask.tables import Table, read_frame, read_table, settle_classes
+from multitask.tables import Table, as_table, settle_classes
 
 FEATURE_BATCH = 32
 
@@ -84,10 +85,10 @@ class Prepared:
 def prepare(config: Config, progress: Progress) -> Prepared:
     """Read, look, compute features and split; unusable rows end in the quarantine, each with its reason."""
     data = config.data
-    frame = read_frame(data.labels)
+    frame = read_frame(data.labels, data.query)
     spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
-    table = read_table(data.labels, data.id_column, spec.tasks)
-    archive = open_archive(*data.images)
+    table = as_table(frame, data.id_column, spec.tasks, data.labels)
+    archive = open_archive(*data.archives)
     progress.say(f"labels: {len(table):,} rows in {data.labels}; images: {len(archive):,} in {', '.join(data.images)}")
     precision = hardware.fastest_precision() if config.fit.precision == "auto" else config.fit.precision
     with hardware.strategy().scope():

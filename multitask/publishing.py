@@ -200,11 +200,14 @@ def _score(
     predictor: NativePredictor, run: Run, split: _TestSplit, name: str, progress: Progress
 ) -> tuple[Arrays, _TestSplit]:
     """Score the test rows; rows whose image cannot be read any more are left out, and said."""
-    with open_archive(*run.config.data.images) as archive, progress.track(f"scoring {name}", len(split.ids)) as advance:
+    with (
+        open_archive(*run.config.data.archives) as archive,
+        progress.track(f"scoring {name}", len(split.ids)) as advance,
+    ):
         scores, status = score_rows(predictor, split.ids, archive, advance=advance)
     ok = np.array([value == "ok" for value in status])
     if not ok.any():
-        raise GateError("no test row can be scored", where=", ".join(run.config.data.images), received=status[0])
+        raise GateError("no test row can be scored", where=", ".join(run.config.data.archives), received=status[0])
     if not ok.all():
         progress.say(f"{(~ok).sum()} of {len(ok)} test rows cannot be read and are left out")
     kept = _TestSplit(

@@ -41,6 +41,8 @@ class TaskConfig(Frozen):
     """Label columns: one for multiclass (class names or integers), one per tag for multilabel (0 or 1)."""
     classes: tuple[str, ...] = ()
     """Class names in score order; multiclass only. Empty: read from the label table and sorted."""
+    merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """New class names, each for several old ones, e.g. tops = ["shirt", "coat"]; multiclass only."""
     top_k: PositiveInt = 1
     """How many best classes a prediction names; multiclass only."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
@@ -73,11 +75,20 @@ class TaskConfig(Frozen):
             raise ValueError("threshold belongs to multilabel tasks")
         if self.kind == "multilabel" and self.classes and self.classes != self.columns:
             raise ValueError("the tags of a multilabel task are its columns; leave classes out")
+        if self.kind == "multilabel" and self.merge:
+            raise ValueError("merge belongs to multiclass tasks")
+        merged = [old for names in self.merge.values() for old in names]
+        if len(merged) > len(set(merged)):
+            raise ValueError("a class can be merged into one other only")
         if self.kind == "multilabel" and self.top_k != 1:
             raise ValueError("top_k belongs to multiclass tasks")
         if self.classes and self.top_k > len(self.classes):
             raise ValueError(f"top_k is {self.top_k} but there are {len(self.classes)} classes")
         return self
+
+    def merged(self, name: str) -> str:
+        """Return the class that a label stands for."""
+        return next((new for new, names in self.merge.items() if name in names), name)
 
 
 class Task(TaskConfig):

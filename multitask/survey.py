@@ -17,10 +17,11 @@ from multitask.data_report import write_data_report
 from multitask.division import divide
 from multitask.errors import ArchiveError
 from multitask.exploration import BLURRED, BRIGHT, DARK, Exploration, explore_data
+from multitask.frames import read_frame
 from multitask.progress import Progress, Quiet
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
-from multitask.tables import Table, read_frame, read_table, settle_classes
+from multitask.tables import Table, as_table, settle_classes
 
 
 def survey(
@@ -36,9 +37,9 @@ def survey(
         TableError: the label table cannot be read.
     """
     data = config.data
-    frame = read_frame(data.labels)
+    frame = read_frame(data.labels, data.query)
     spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
-    table = read_table(data.labels, data.id_column, spec.tasks)
+    table = as_table(frame, data.id_column, spec.tasks, data.labels)
     archive = _archive(config, progress)
     audit = None if archive is None else _audit(table, spec, archive, config, progress)
     reasons = np.where(table.ids == "", "no id", "").astype(object) if audit is None else audit.reasons
@@ -53,7 +54,7 @@ def survey(
 
 def _archive(config: Config, progress: Progress) -> Archive | None:
     try:
-        return open_archive(*config.data.images)
+        return open_archive(*config.data.archives)
     except ArchiveError as error:
         progress.say(f"{error}\nLooking at the table alone.")
         return None

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from multitask.errors import TableError, nearest
+from multitask.frames import read_frame
 from multitask.spec import ModelSpec, Task, TaskConfig
 from multitask.storage import replacing
 
@@ -42,24 +43,6 @@ class Table:
         return Table(self.ids[rows], {name: values[rows] for name, values in self.labels.items()}, extra)
 
 
-def read_frame(path: str | Path) -> pd.DataFrame:
-    """Read a parquet file.
-
-    Raises:
-        TableError: it is missing, no parquet file, or empty.
-    """
-    if not Path(path).is_file():
-        problem = "is a folder" if Path(path).is_dir() else "no such file"
-        raise TableError(problem, where=str(path), expected="a parquet file", fix="Name the table, or set data.labels.")
-    try:
-        frame = pd.read_parquet(path)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise TableError(f"is not a parquet file ({str(error).splitlines()[0]})", where=str(path)) from None
-    if frame.empty:
-        raise TableError("has no rows", where=str(path))
-    return frame
-
-
 def settle_classes(frame: pd.DataFrame, tasks: Mapping[str, TaskConfig], where: str) -> dict[str, tuple[str, ...]]:
     """Return the class names of every task, in score order.
 
@@ -74,7 +57,7 @@ def _classes(frame: pd.DataFrame, task: TaskConfig, where: str) -> tuple[str, ..
         return task.columns
     if task.classes:
         return task.classes
-    found = {name for name in _names(_column(frame, task.columns[0], where)) if name is not None}
+    found = {task.merged(name) for name in _names(_column(frame, task.columns[0], where)) if name is not None}
     numeric = all(name.lstrip("-").isdigit() for name in found)
     classes = sorted(found, key=int) if numeric else sorted(found)
     if len(classes) < 2:
@@ -87,15 +70,19 @@ def _classes(frame: pd.DataFrame, task: TaskConfig, where: str) -> tuple[str, ..
 
 
 def read_table(path: str | Path, id_column: str, tasks: Iterable[Task] = ()) -> Table:
-    """Read ids and the labels of some tasks; none for a test table.
+    """Read a table and interpret it; see `read_frame` and `as_table`."""
+    return as_table(read_frame(path), id_column, tasks, str(path))
+
+
+def as_table(frame: pd.DataFrame, id_column: str, tasks: Iterable[Task], where: str) -> Table:
+    """Return ids and the labels of some tasks; none for a test table.
 
     Raises:
         TableError: a column is missing, or a label is none of the task's; the first such row is named.
     """
-    frame = read_frame(path)
     tasks = tuple(tasks)
-    ids = np.array([name or "" for name in _names(_column(frame, id_column, str(path)))], object)
-    labels = {task.name: _labels(frame, task, ids, str(path)) for task in tasks}
+    ids = np.array([name or "" for name in _names(_column(frame, id_column, where))], object)
+    labels = {task.name: _labels(frame, task, ids, where) for task in tasks}
     used = {id_column, *(column for task in tasks for column in task.columns)}
     extra = frame[[column for column in frame if column not in used]].reset_index(drop=True)
     return Table(ids, labels, extra)
@@ -124,6 +111,7 @@ def _labels(frame: pd.DataFrame, task: Task, ids: NDArray[np.object_], where: st
     columns = [_column(frame, column, where) for column in task.columns]
     if task.kind == "multiclass":
         codes: dict[str, float] = {name: code for code, name in enumerate(task.classes)}
+        codes |= {old: codes[new] for new, names in task.merge.items() if new in codes for old in names}
         return _encode(columns[0], codes, f"one of {len(task.classes)} classes", ids, where)
     codes = {"0": 0.0, "1": 1.0, "False": 0.0, "True": 1.0}
     return np.stack([_encode(column, codes, "0 or 1", ids, where) for column in columns], axis=1)

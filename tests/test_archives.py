@@ -124,7 +124,11 @@ def test_an_id_that_two_files_bear_is_ambiguous_and_names_them(tmp_path: Path) -
     second = write_tar(tmp_path / "two.tar", "w", {"y/twin.jpg": b"4"})
     with open_archive(first, second) as archive:
         assert list(archive) == ["single"]
-        assert archive.ambiguous == {"twin": ("one.zip:x/twin.jpg", "one.zip:x/twin.png", "two.tar:y/twin.jpg")}
+        assert archive.ambiguous == {
+            "twin": ("one.zip:x/twin.jpg", "one.zip:x/twin.png", "two.tar:y/twin.jpg"),
+            "x/twin": ("one.zip:x/twin.jpg", "one.zip:x/twin.png"),
+        }
+        assert archive["y/twin"] == b"4"
 
 
 def test_several_archives_and_folders_are_one_mapping(tmp_path: Path) -> None:

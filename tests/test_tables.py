@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.errors import TableError
+from multitask.frames import read_frame
 from multitask.spec import ModelSpec, Task, TaskConfig
-from multitask.tables import PredictionWriter, decisions, read_frame, read_table, settle_classes
+from multitask.tables import PredictionWriter, decisions, read_table, settle_classes
 from tests.conftest import write_table
 
 TAGS = ("polka dot", "floral")
@@ -106,7 +107,7 @@ def test_a_missing_column_is_named_with_the_nearest_one(tmp_path: Path, missing:
         read_table(tmp_path / "t.parquet", "uuid", [class_task(("p", "q"))])
 
 
-@pytest.mark.parametrize(("content", "problem"), [(None, "no such file"), (b"a,b\n1,2\n", "not a parquet file")])
+@pytest.mark.parametrize(("content", "problem"), [(None, "no such file"), (b"a,b\n1,2\n", "cannot be read as a table")])
 def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes | None, problem: str) -> None:
     if content is not None:
         (tmp_path / "t.parquet").write_bytes(content)
@@ -115,7 +116,7 @@ def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes | None, prob
 
 
 def test_a_folder_and_an_empty_table_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="is a folder"):
+    with pytest.raises(TableError, match="is a folder without tables"):
         read_frame(tmp_path)
     with pytest.raises(TableError, match="has no rows"):
         read_frame(write_table(tmp_path / "t.parquet", []))
