@@ -23,6 +23,8 @@ _ROOMS = {
     "draw_sample": "sample",
     "read_table": "tables",
     "open_archive": "archives",
+    "make_dataset": "dataset",
+    "audit_rows": "audit",
     "fit": "training",
     "resume": "training",
     "open_run": "runs",

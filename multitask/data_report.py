@@ -130,12 +130,12 @@ def _tiles(rows: Sequence[int], kind: str, table: Table, audit: Audit, archive: 
             "blurred": f"sharpness {look.sharpness:.1f}",
         }.get(kind, f"row {row}")
         is_new = group is not None and group != before
-        found.append({"id": table.ids[row], "image": _thumbnail(archive, table.ids[row]), "text": text, "new": is_new})
+        found.append({"id": table.ids[row], "image": thumbnail(archive, table.ids[row]), "text": text, "new": is_new})
         before = group
     return found
 
 
-def _thumbnail(archive: Archive, name: str) -> str:
+def thumbnail(archive: Archive, name: str) -> str:
     """Return a small picture as a data address; nothing for one that cannot be read."""
     data, reason = read_image(archive, name)
     if reason:

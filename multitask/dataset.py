@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,65 @@ from numpy.typing import NDArray
 
 from multitask.archives import Archive
 from multitask.errors import ArchiveError
-from multitask.preprocessing import preprocess
-from multitask.spec import ImageSpec
+from multitask.preprocessing import preprocess, preprocess_batch
+from multitask.spec import ImageSpec, Task
+from multitask.tables import Table
 
 Gather = Callable[[NDArray[np.int64]], NDArray[Any]]
 Labels = Mapping[str, NDArray[np.float32]]
+
+
+def make_dataset(
+    table: Table,
+    archive: Archive,
+    tasks: Iterable[Task],
+    image: ImageSpec = ImageSpec(),  # noqa: B008
+    batch_size: int = 32,
+    shuffle_seed: int | None = None,
+    with_ids: bool = False,
+) -> Any:
+    """Return a table and its images as tf.data, ready for Keras' `fit`; needs nothing else of this package.
+
+    Args:
+        table: from `read_table`, or `Table.take` of one; its rows should have passed `audit_rows`.
+        archive: from `open_archive`.
+        tasks: whose labels to give.
+        image: size, way of resizing and pixel limit.
+        batch_size: rows per batch; the last one may be smaller.
+        shuffle_seed: None keeps the order of the table; a number draws another order for every pass.
+        with_ids: begin every element with the ids, string (batch,).
+
+    Returns:
+        Dataset of (images uint8 (batch, height, width, 3) RGB, {task: labels}): float32 (batch,) class numbers or
+        (batch, tags) 0 and 1, NaN for a missing label.
+
+    Raises:
+        tf.errors.InvalidArgumentError: while it is read, for a row whose image cannot be read; the id is named.
+    """
+    ids = np.array([name.encode() for name in table.ids], object)
+    labels = {task.name: tf.constant(table.labels[task.name]) for task in tasks}
+    rows = tf.data.Dataset.range(len(table))
+    if shuffle_seed is not None:
+        rows = rows.shuffle(len(table), seed=shuffle_seed, reshuffle_each_iteration=True)
+
+    def read(row: Any) -> bytes:
+        return archive.get(str(table.ids[row]), b"")
+
+    def load(row: Any) -> Any:
+        data = tf.ensure_shape(tf.numpy_function(read, [row], tf.string, stateful=False), [])
+        return row, data
+
+    def decode(batch: Any, files: Any) -> Any:
+        images, ok = preprocess_batch(files, image)
+        names = tf.gather(tf.constant(ids), batch)
+        readable = tf.debugging.Assert(tf.reduce_all(ok), ["unreadable images:", tf.boolean_mask(names, ~ok)])
+        with tf.control_dependencies([readable] if readable is not None else []):
+            images = tf.identity(images)
+        found = images, {name: tf.gather(values, batch) for name, values in labels.items()}
+        return (names, *found) if with_ids else found
+
+    loaded = rows.map(load, num_parallel_calls=2, deterministic=True).batch(batch_size)
+    return loaded.map(decode, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
 
 def read_images(ids: Sequence[str], archive: Archive, image: ImageSpec, batch_size: int) -> Any:

@@ -17,6 +17,8 @@ class Arguments:
 
     config: Path | None = None
     """TOML file with settings; flags override it."""
+    label_errors: bool = False
+    """Rank labels that are probably wrong as well; sends every image through the frozen network once."""
     out: Path | None = None
     """Folder for report, audit.json and quarantine.parquet; by default model_training/audits/TABLE."""
     settings: cli.Settings = Config()  # noqa: RUF009
@@ -41,7 +43,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in found.facts["advice"]:
         print(f"  {line}")
     print(f"report: {out / 'report.html'}")
+    if arguments.label_errors:
+        _print_label_errors(config, out)
     return 0
+
+
+def _print_label_errors(config: Config, out: Path) -> None:
+    cli.load_tensorflow()
+    from multitask.relabelling import write_label_errors
+
+    found = write_label_errors(config, out, Lines())
+    counts = found[found["suspicious"]].groupby(["task", "label"], sort=False).size()
+    rows = [[task, label, f"{count:,}"] for (task, label), count in counts.items()]
+    cli.print_table("Labels that are probably wrong", ["task", "label", "rows"], rows)
+    print(f"for labellers: {out / 'label_errors.csv'}\npictures: {out / 'label_errors.html'}")
 
 
 if __name__ == "__main__":
