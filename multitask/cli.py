@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 Arguments = TypeVar("Arguments")
 
+# No space left, over the quota, or over the largest size of a file.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 Flags = (tyro.conf.AvoidSubcommands,)
 
 # The settings of a configuration become flags of the door itself: --fit.epochs, not --config.fit.epochs.
@@ -37,6 +41,15 @@ def run_door(main: Callable[[Sequence[str] | None], int]) -> None:
     except MultitaskError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"error: the disk is full{where}. Nothing half-written is kept; free some space and run the same command.",
+            file=sys.stderr,
+        )
+        code = 4
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130

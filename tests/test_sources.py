@@ -8,11 +8,14 @@ import io
 import os
 import pwd
 import shutil
+import signal
 import socket
 import sqlite3
 import struct
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +23,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow.feather
+import pyarrow.fs
 import pytest
+import requests
 from PIL import Image
 
 from multitask import fetching
@@ -32,7 +37,7 @@ from multitask.frames import read_frame
 from multitask.probe import encode
 from multitask.tables import as_table, settle_classes
 from multitask.training import fit
-from tests.conftest import photo
+from tests.conftest import photo, write_zip
 
 FRAME = pd.DataFrame({"uuid": ["a", "b", "c"], "kind": ["x", "y", "x"], "tag": [0, 1, 0]})
 ROOT = Path(__file__).parent.parent
@@ -334,6 +339,65 @@ def test_a_real_postgresql_gives_rows_and_streams_them(postgres: str, monkeypatc
     assert frame["tag"].sum() == 350
     with pytest.raises(TableError, match="the query failed"):
         read_frame(postgres, "SELECT nothing FROM nowhere")
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
+    """A bucket on an S3-compatible server on loopback; moto's packages clash with ours, so it runs by itself."""
+    uv = shutil.which("uv", path=str(Path(sys.executable).parent))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    if uv is None:
+        pytest.skip("uv is not installed")
+    server = subprocess.Popen(
+        [uv, "tool", "run", "--from", "moto[server]", "moto_server", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    patch = pytest.MonkeyPatch()
+    try:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                requests.put(f"http://127.0.0.1:{port}/photos", timeout=5).raise_for_status()
+                break
+            except requests.RequestException:
+                if server.poll() is not None or time.monotonic() > end:
+                    pytest.skip("moto cannot be fetched from the package registry")
+                time.sleep(0.5)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            patch.setenv(name, "test")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        options = f"endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"
+        yield lambda path: f"s3://photos/{path}?{options}"
+    finally:
+        patch.undo()
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(20)
+
+
+def put(url: str, data: bytes) -> None:
+    filesystem, path = pyarrow.fs.FileSystem.from_uri(url)
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)
+
+
+def test_tables_and_archives_are_read_from_an_object_store(bucket: Callable[[str], str], tmp_path: Path) -> None:
+    for number in range(3):
+        FRAME.iloc[number : number + 1].to_parquet(tmp_path / "part.parquet")
+        put(bucket(f"parts/{number}.parquet"), (tmp_path / "part.parquet").read_bytes())
+    assert read_frame(bucket("parts"))["uuid"].tolist() == ["a", "b", "c"]
+    assert read_frame(bucket("parts/1.parquet"))["uuid"].tolist() == ["b"]
+    images = {f"{name}.jpg": photo(seed) for seed, name in enumerate("abc")}
+    put(bucket("photos.zip"), write_zip(tmp_path / "a.zip", images).read_bytes())
+    with open_archive(bucket("photos.zip")) as archive:
+        assert [archive[name] for name in "abc"] == list(images.values())
+        assert archive.identity("a") != archive.identity("b")
+    with pytest.raises(TableError, match="no such file"):
+        read_frame(bucket("none.parquet"))
+    with pytest.raises(ArchiveError, match="no such file"):
+        open_archive(bucket("none.zip"))
 
 
 def small(config: Config, folder: Path, **data: object) -> Config:
