@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ LOOK_PIXELS = 192
 THUMBNAIL = 12
 _EXIF_ORIENTATION = 0x0112
 _LEVELS = np.arange(256)
+
+# Pillow warns of every odd EXIF entry; whatever keeps a picture from being read becomes its reason instead.
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")
 
 
 @dataclass(frozen=True)

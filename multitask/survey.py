@@ -29,7 +29,7 @@ def survey(
     out: Path,
     progress: Progress = Quiet(),  # noqa: B008
 ) -> Exploration:
-    """Write audit.json, quarantine.parquet, plots and report.html into `out`.
+    """Write audit.json, images.parquet (what each row's image looks like), quarantine.parquet, plots and report.html.
 
     Without images the table alone is looked at, and that is said.
 
@@ -97,6 +97,11 @@ def _write(
     bad = np.flatnonzero(reasons != "")
     with replacing(out / "quarantine.parquet") as path:
         pd.DataFrame({"id": table.ids[bad], "row": bad, "reason": reasons[bad]}).to_parquet(path, index=False)
+    if audit is not None:
+        seen = pd.DataFrame([vars(look) for look in audit.looks]).drop(columns="thumbnail")
+        images = pd.DataFrame({"id": table.ids, "alike": audit.alike}).join(seen)
+        with replacing(out / "images.parquet") as path:
+            images.to_parquet(path, index=False)
     figures = {
         "balance": data_plots.plot_balance(found.facts["tasks"]),
         "correlation": data_plots.plot_correlation(found.columns, found.correlation),

@@ -86,6 +86,16 @@ def test_the_quarantine_is_that_of_a_training(make_config: Callable[..., Config]
     assert facts["splits"]["rows"] == {part: int(parts[part]) for part in ("train", "validation", "test")}
 
 
+def test_what_every_image_looks_like_is_a_table(folder: Path) -> None:
+    survey(config(folder), folder / "out")
+    found = pd.read_parquet(folder / "out/images.parquet")
+    assert found["id"].tolist() == pd.read_parquet(folder / "t.parquet")["uuid"].tolist()
+    assert {"format", "width", "height", "orientation", "brightness", "contrast", "sharpness", "digest"} <= set(found)
+    assert found["digest"][0] == found["digest"][1] == found["digest"][38]
+    assert found["perceptual_hash"][0] == found["perceptual_hash"][1]
+    assert found["reason"][2] == "not an image"
+
+
 def test_the_report_is_one_file_with_pictures(folder: Path) -> None:
     survey(config(folder), folder / "out")
     html = (folder / "out/report.html").read_text()
