@@ -110,10 +110,14 @@ def native_answers(saved_model: Path, images: list[bytes]) -> tuple[Scores, dict
 def serving(models: Path, *flags: str) -> Iterator[str]:
     """Run a server in a process of its own while the block runs; yield its address.
 
+    It computes as the model says, without the rewrite to bfloat16 that a server may choose by itself: what is compared
+    with it is the model, not the processor.
+
     Raises:
         PredictionError: it does not start.
     """
-    command = [sys.executable, "-m", "multitask.serve", "--models", str(models), "--port", "0", *flags]
+    command = [sys.executable, "-m", "multitask.serve", "--models", str(models), "--port", "0"]
+    command += ["--precision", "float32", *flags]
     # The child finds this package wherever the parent did, installed or not.
     paths = [str(Path(__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
