@@ -81,6 +81,11 @@ class Archive(Mapping[str, bytes]):
         with explaining(self._containers[number].path, member):
             return f"{self._containers[number].identity(place)}|{member}"
 
+    @property
+    def readers(self) -> int:
+        """How many threads may read at once to some use; 1 for what lies on a disk, which likes one after the other."""
+        return max((getattr(container, "readers", 1) for container in self._containers), default=1)
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 

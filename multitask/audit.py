@@ -108,9 +108,14 @@ def _look_at_all(
     known = {name: before[identity] for name, identity in identities.items() if identity in before}
     advance(len(known))
     unknown = [name for name in names if name not in known]
+
     # Bytes are read one after the other, in archive order: a compressed tar can only be read forward, and a disk likes
-    # it too. Pictures are decoded side by side.
-    files = ((unknown[at], *read_image(archive, unknown[at])) for at in archive.in_order(unknown))
+    # it too; addresses are fetched several at once. Pictures are decoded side by side.
+    def read(name: str) -> tuple[str, bytes, str]:
+        return name, *read_image(archive, name)
+
+    ordered = (unknown[at] for at in archive.in_order(unknown))
+    files = map(read, ordered) if archive.readers == 1 else bounded_map(read, ordered, archive.readers)
 
     def look(file: tuple[str, bytes, str]) -> tuple[str, Look]:
         name, data, reason = file

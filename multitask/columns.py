@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from multitask.errors import ArchiveError, TableError, nearest
-from multitask.fetching import Fetcher
+from multitask.fetching import AT_ONCE_PER_HOST, Fetcher
 from multitask.frames import read_frame
 
 SEPARATOR = "::"
@@ -50,6 +50,12 @@ class ColumnImages:
         known = [(str(name), image) for name, image in pairs if image is not None]
         self._ids = [name for name, _ in known]
         self._images: list[bytes | str] = [image for _, image in known]
+
+    @property
+    def readers(self) -> int:
+        """How many threads may read at once to some use: more than one where images are fetched."""
+        is_fetched = any(isinstance(image, str) and image.startswith(("http://", "https://")) for image in self._images)
+        return 2 * AT_ONCE_PER_HOST if is_fetched else 1
 
     def members(self) -> Iterator[tuple[str, int]]:
         """Yield ids and positions; one picture that several rows of an id name is given once."""

@@ -30,11 +30,13 @@ from PIL import Image
 
 from multitask import fetching
 from multitask.archives import open_archive
+from multitask.audit import audit_rows
 from multitask.config import Config, DataConfig, FitConfig, ModelConfig, TaskConfig, load_config
 from multitask.errors import ArchiveError, TableError
 from multitask.fetching import Fetcher
 from multitask.frames import read_frame
 from multitask.probe import encode
+from multitask.spec import Task
 from multitask.tables import as_table, settle_classes
 from multitask.training import fit
 from tests.conftest import photo, write_zip
@@ -124,7 +126,7 @@ class Web(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.busy = 2
+        self.busy, self.delay, self.now, self.most = 2, 0.0, 0, 0
         super().__init__(("127.0.0.1", 0), _Page)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -137,6 +139,10 @@ class _Page(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
+        self.server.now += 1
+        self.server.most = max(self.server.most, self.server.now)
+        time.sleep(self.server.delay)
+        self.server.now -= 1
         status, body = 200, photo(len(self.path))
         if self.path == "/busy.jpg" and self.server.busy:
             self.server.busy -= 1
@@ -170,6 +176,18 @@ def test_images_behind_addresses_are_fetched_once(web: Web, tmp_path: Path) -> N
             with pytest.raises(ArchiveError, match=r"missing\.jpg cannot be fetched: status 404"):
                 _ = archive["missing"]
     assert sorted(web.asked) == ["/busy.jpg"] * 3 + ["/missing.jpg"] * 2 + ["/one.jpg"]
+
+
+def test_the_audit_fetches_several_at_once_and_no_more_than_is_polite(web: Web, tmp_path: Path) -> None:
+    web.delay = 0.05
+    names = [f"n{number:02}" for number in range(24)]
+    frame = pd.DataFrame({"uuid": names, "t": [1] * 24, "image": [f"{web.url}/{name}.jpg" for name in names]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    task = Task(name="tags", kind="multilabel", columns=("t",), classes=("t",))
+    with open_archive(f"{tmp_path / 't.parquet'}::uuid::image") as archive:
+        found = audit_rows(as_table(frame, "uuid", [task], "t"), [task], archive, 10**8)
+    assert (found.reasons == "").all()
+    assert 1 < web.most <= fetching.AT_ONCE_PER_HOST
 
 
 def test_a_file_too_large_or_a_silent_server_is_given_up(
