@@ -50,12 +50,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_label_errors(config: Config, out: Path) -> None:
     cli.load_tensorflow()
+    from multitask.label_errors import WEAK
     from multitask.relabelling import write_label_errors
 
     found = write_label_errors(config, out, Lines())
-    counts = found[found["suspicious"]].groupby(["task", "label"], sort=False).size()
-    rows = [[task, label, f"{count:,}"] for (task, label), count in counts.items()]
-    cli.print_table("Labels that are probably wrong", ["task", "label", "rows"], rows)
+    groups = found.groupby(["task", "label"], sort=False)[["suspicious", "agreement"]]
+    counts = groups.agg({"suspicious": "sum", "agreement": "first"})
+    rows = [[task, label, f"{count:,}", f"{share:.0%}"] for (task, label), count, share in counts.itertuples()]
+    cli.print_table("Labels that are probably wrong", ["task", "label", "rows", "the judge agrees with"], rows)
+    if (counts["agreement"] < WEAK).any():
+        print(f"A judge that agrees with less than {WEAK:.0%} suspects its own mistakes; better weights help.")
     print(f"for labellers: {out / 'label_errors.csv'}\npictures: {out / 'label_errors.html'}")
 
 

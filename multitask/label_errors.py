@@ -26,6 +26,8 @@ FOLDS = 5
 # Features are projected to so many numbers, which bounds memory and time however large the network's are.
 PROJECTED = 512
 _BLOCK = 512
+# A judge that is wrong more often than this suspects its own mistakes.
+WEAK = 0.8
 # Weak, so that single rows are not learned by heart.
 _REGULARISATION = 0.01
 
@@ -56,7 +58,8 @@ def find_label_errors(
 
     Returns:
         A row per label that is given: task, label (the tag, or the label column), id, row (of the usable rows), given,
-        suggested, quality (0 to 1, low is suspicious) and suspicious; the worst of each task and tag first.
+        suggested, quality (0 to 1, low is suspicious), suspicious, and agreement: the share of all labels that the
+        judging models agree with, below WEAK of which the list says little. The worst of each task and tag come first.
 
     Raises:
         ConfigError: cleanlab is not installed.
@@ -88,11 +91,12 @@ def find_label_errors(
                     "given": names[codes],
                     "suggested": names[scores.argmax(axis=1)],
                     "quality": get_label_quality_scores(codes, scores).round(4),
-                    "suspicious": find_label_issues(codes, scores),
+                    "suspicious": find_label_issues(codes, scores, filter_by="both"),
+                    "agreement": round(float((scores.argmax(axis=1) == codes).mean()), 4),
                 }
             ).sort_values("quality", kind="stable")
         )
-    columns = ["task", "label", "id", "row", "given", "suggested", "quality", "suspicious"]
+    columns = ["task", "label", "id", "row", "given", "suggested", "quality", "suspicious", "agreement"]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from multitask.config import Config
 from multitask.data_report import thumbnail
-from multitask.label_errors import find_label_errors
+from multitask.label_errors import WEAK, find_label_errors
 from multitask.preparation import Prepared, prepare
 from multitask.progress import Progress, Quiet
 from multitask.report import CSS
@@ -27,8 +27,10 @@ TEMPLATE = """<!doctype html>
 </style></head><body>
 <h1>Labels that are probably wrong</h1>
 <p class="faint">Each row was judged by a model of the other rows, the worst first. All are in label_errors.csv.</p>
-{% for heading, count, tiles in sections %}
+{% for heading, count, agreement, tiles in sections %}
 <h2>{{ heading }} <span class="faint">({{ "{:,}".format(count) }})</span></h2>
+<p class="faint">The judging model agrees with {{ "%.0f" % (100 * agreement) }}% of all labels.
+{% if agreement < weak %}<b>That is too weak to be trusted: most of these are its own mistakes.</b>{% endif %}</p>
 <div class="tiles">{% for tile in tiles %}<figure>
 {% if tile.image %}<img alt="{{ tile.id }}" src="{{ tile.image }}">{% endif %}
 <figcaption><b>{{ tile.given }}</b>, rather {{ tile.suggested }}<br>
@@ -50,15 +52,15 @@ def write_label_errors(
         found[found["suspicious"]].drop(columns="suspicious").to_csv(path, index=False)
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
     with replacing(out / "label_errors.html") as path:
-        path.write_text(template.render(css=CSS, sections=_sections(found, prepared)), encoding="utf-8")
+        path.write_text(template.render(css=CSS, weak=WEAK, sections=_sections(found, prepared)), encoding="utf-8")
     return found
 
 
-def _sections(found: pd.DataFrame, prepared: Prepared) -> list[tuple[str, int, list[dict[str, Any]]]]:
+def _sections(found: pd.DataFrame, prepared: Prepared) -> list[tuple[str, int, float, list[dict[str, Any]]]]:
     sections = []
     for (task, label), rows in found[found["suspicious"]].groupby(["task", "label"], sort=False):
         tiles = [
             {**tile, "image": thumbnail(prepared.archive, str(tile["id"]))} for tile in rows[:SHOWN].to_dict("records")
         ]
-        sections.append((f"{task}: {label}", len(rows), tiles))
+        sections.append((f"{task}: {label}", len(rows), float(rows["agreement"].iloc[0]), tiles))
     return sections

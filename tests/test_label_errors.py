@@ -11,10 +11,11 @@ from PIL import Image
 
 from multitask import explore
 from multitask.config import Config, DataConfig, FitConfig, ModelConfig, TaskConfig
-from multitask.label_errors import find_label_errors
+from multitask.label_errors import WEAK, find_label_errors
 from multitask.preparation import prepare
 from multitask.probe import encode
 from multitask.progress import Quiet
+from multitask.relabelling import write_label_errors
 from tests.conftest import write_table, write_zip
 
 WRONG = [3, 17, 44, 61, 80]
@@ -71,6 +72,17 @@ def test_wrong_tags_come_first_and_missing_ones_are_left_out(found: pd.DataFrame
 
 def test_few_right_labels_are_suspected(found: pd.DataFrame) -> None:
     assert found["suspicious"].sum() <= 2 * len(WRONG) + 6
+    assert found["agreement"].min() > WEAK
+
+
+def test_a_judge_that_knows_nothing_is_called_weak(config: Config, tmp_path: Path) -> None:
+    frame = pd.read_parquet(config.data.labels)
+    frame["colour"] = np.random.default_rng(0).choice(["red", "blue"], len(frame))
+    frame.to_parquet(tmp_path / "t.parquet")
+    data = config.data.model_copy(update={"labels": str(tmp_path / "t.parquet")})
+    found = write_label_errors(config.model_copy(update={"data": data}), tmp_path)
+    assert found[found["task"] == "colour"]["agreement"].iloc[0] < WEAK
+    assert "too weak to be trusted" in (tmp_path / "label_errors.html").read_text()
 
 
 def test_the_door_writes_a_list_for_labellers_and_a_page(
