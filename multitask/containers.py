@@ -94,7 +94,6 @@ def open_remote(url: str) -> Container:
         if facts.type != pyarrow.fs.FileType.File:
             raise ArchiveError("no such file", where=url)
         stamp = f"{url}|{facts.size}|{facts.mtime_ns}"
-        # Without a buffer every header would be a request of its own.
         return _Zip(Path(url), filesystem.open_input_file(path), stamp)
 
 

@@ -15,9 +15,10 @@ from multitask.inference import KerasPredictor
 from multitask.model import load_network
 from multitask.probe import probe_images
 from multitask.progress import Progress, Quiet
-from multitask.proving import PROOF_FILE, TOLERANCE, Proof, prove, replace_directory
+from multitask.proving import PROOF_FILE, TOLERANCE, Proof, prove
 from multitask.runs import Run
 from multitask.saved_model import write_saved_model
+from multitask.storage import replace_directory
 
 # Photos of the test split that take part in the proof, beside the drawn ones.
 PROOF_PHOTOS = 16

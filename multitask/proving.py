@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import multiprocessing
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -151,16 +150,6 @@ def digest(saved_model: Path) -> str:
     return found.hexdigest()
 
 
-def replace_directory(source: Path, target: Path) -> None:
-    """Rename a directory over another; a kill in between leaves the old one beside it."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.rename(target, old)
-    os.rename(source, target)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _in_new_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
@@ -193,11 +182,9 @@ def _check_decoded(spec: ModelSpec, outputs: Mapping[str, NDArray[Any]]) -> None
     """Check that the answers decoded in the graph are those that the prediction table would hold for these scores."""
     ok = outputs["image_ok"]
     for task in spec.tasks:
-        chosen = decisions(task, outputs[task.name][ok])
+        decoded: Any = outputs[task.answer_outputs[0]][ok]
+        expected: Any = decisions(task, outputs[task.name][ok])
         if task.kind == "multiclass":
-            decoded: Any = outputs[f"{task.name}_top"][ok]
-            expected: Any = np.array([name.encode() for name in task.classes], object)[chosen]
-        else:
-            decoded, expected = outputs[f"{task.name}_present"][ok], chosen
+            expected = np.array([name.encode() for name in task.classes], object)[expected]
         if not np.array_equal(decoded, expected):
             raise ProofError("the served answers do not follow from the served scores", where=f'task "{task.name}"')

@@ -95,10 +95,10 @@ def _answers(spec: ModelSpec, scored: Mapping[str, Tensor]) -> dict[str, Tensor]
 def _decode(task: Task, scores: Tensor, ok: Tensor) -> dict[str, Tensor]:
     if task.kind == "multilabel":
         present = (scores >= tf.constant(task.settled_thresholds(), tf.float32)) & ok[:, None]
-        return {f"{task.name}_present": tf.cast(present, tf.int64)}
+        return dict(zip(task.answer_outputs, [tf.cast(present, tf.int64)], strict=True))
     best = tf.math.top_k(scores, k=task.top_k)
     names = tf.gather(tf.constant(task.classes), best.indices)
-    return {f"{task.name}_top": tf.where(ok[:, None], names, ""), f"{task.name}_top_scores": best.values}
+    return dict(zip(task.answer_outputs, [tf.where(ok[:, None], names, ""), best.values], strict=True))
 
 
 def _write_warm_up(path: Path, photo: bytes, shape: Sequence[int]) -> None:

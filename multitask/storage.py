@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write beside, then rename."""
+"""Files and folders that are whole or not there: write beside, then rename."""
 
 from __future__ import annotations
 
@@ -28,3 +28,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(temporary)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def replace_directory(source: Path, target: Path) -> None:
+    """Rename a directory over another; a kill in between leaves the old one beside it."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(source, target)
+    shutil.rmtree(old, ignore_errors=True)

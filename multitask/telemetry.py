@@ -38,7 +38,7 @@ class Telemetry:
             if task.kind == "multiclass":
                 counts = np.bincount(outputs[task.name][ok].argmax(axis=1), minlength=len(task.classes))
             else:
-                counts = outputs[f"{task.name}_present"][ok].sum(axis=0)
+                counts = outputs[task.answer_outputs[0]][ok].sum(axis=0)
             for label, count in zip(task.classes, counts, strict=True):
                 self.predictions.labels(model, task.name, label).inc(int(count))
 

@@ -32,6 +32,13 @@ def result(parts: list) -> list[int]:
 class Gate:
     """A model that waits until it is let through, and remembers the size of every batch."""
 
+    def batcher(self, **limits: int) -> tuple[Batcher, list]:
+        """Return a batcher with one worker, which is busy with a first request."""
+        batcher = Batcher(self.run, workers=1, **limits)
+        first = batcher.submit("s", rows(0))
+        assert self.busy.wait(5)
+        return batcher, first
+
     def __init__(self) -> None:
         self.open, self.busy, self.sizes = threading.Event(), threading.Event(), []
 
@@ -57,9 +64,7 @@ def test_everybody_gets_their_own_answer(sizes: list[int]) -> None:
 
 def test_what_arrives_while_the_model_is_busy_goes_through_together() -> None:
     gate = Gate()
-    batcher = Batcher(gate.run, max_rows=4, workers=1)
-    first = batcher.submit("s", rows(0))
-    assert gate.busy.wait(5)
+    batcher, first = gate.batcher(max_rows=4)
     others = [batcher.submit("s", rows(number)) for number in range(1, 7)]
     gate.open.set()
     assert [result(parts) for parts in (first, *others)] == [[2 * number] for number in range(7)]
@@ -69,9 +74,7 @@ def test_what_arrives_while_the_model_is_busy_goes_through_together() -> None:
 
 def test_a_wrong_request_takes_no_other_down() -> None:
     gate = Gate()
-    batcher = Batcher(gate.run, workers=1)
-    batcher.submit("s", rows(0))
-    assert gate.busy.wait(5)
+    batcher, _ = gate.batcher()
     good, bad, other = (batcher.submit("s", rows(value)) for value in (1, -1, 2))
     gate.open.set()
     assert (result(good), result(other)) == ([2], [4])
@@ -82,9 +85,7 @@ def test_a_wrong_request_takes_no_other_down() -> None:
 
 def test_other_signatures_shapes_and_ranks_are_not_mixed() -> None:
     gate = Gate()
-    batcher = Batcher(gate.run, workers=1)
-    batcher.submit("s", rows(0))
-    assert gate.busy.wait(5)
+    batcher, _ = gate.batcher()
     others = [
         batcher.submit("t", rows(1)),
         batcher.submit("s", {"x": np.array([[1, 2]])}),
@@ -105,10 +106,8 @@ def test_a_request_larger_than_a_batch_is_cut_and_put_together() -> None:
 
 def test_a_full_queue_refuses_and_recovers() -> None:
     gate = Gate()
-    batcher = Batcher(gate.run, max_rows=2, max_waiting_rows=3, workers=1)
-    taken = [batcher.submit("s", rows(0))]
-    assert gate.busy.wait(5)
-    taken += [batcher.submit("s", rows(1, 2)), batcher.submit("s", rows(3))]
+    batcher, first = gate.batcher(max_rows=2, max_waiting_rows=3)
+    taken = [first, batcher.submit("s", rows(1, 2)), batcher.submit("s", rows(3))]
     with pytest.raises(ServerUnavailable, match="full"):
         batcher.submit("s", rows(4))
     gate.open.set()
@@ -119,9 +118,7 @@ def test_a_full_queue_refuses_and_recovers() -> None:
 
 def test_a_request_that_was_given_up_is_not_run() -> None:
     gate = Gate()
-    batcher = Batcher(gate.run, workers=1, max_rows=1)
-    first = batcher.submit("s", rows(0))
-    assert gate.busy.wait(5)
+    batcher, first = gate.batcher(max_rows=1)
     [given_up] = batcher.submit("s", rows(1))
     last = batcher.submit("s", rows(2))
     assert given_up.cancel()

@@ -132,6 +132,8 @@ def test_a_photo_can_be_pasted(page: Any, photos: list[Path]) -> None:
         data,
     )
     wait_for_answers(page, 1)
+    assert page.locator(".card h2").inner_text() == "image.png"
+    assert page.locator(".card .bar").count() == 2
 
 
 def test_dark_mode_and_a_phone_fit(browser: Any, server: str, photos: list[Path]) -> None:
@@ -180,6 +182,7 @@ def test_a_server_that_asks_for_a_token_gets_it(browser: Any, published: Path, p
         page.get_by_label("This server asks for a token").fill("secret")
         page.keyboard.press("Enter")
         wait_for_answers(page, 1)
+        assert page.locator(".card .bar").count() == 2
         page.close()
 
 
@@ -189,4 +192,5 @@ def test_a_server_that_is_gone_is_said_in_words(browser: Any, published: Path, p
         page.goto(url)
     drop(page, photos[:1])
     playwright.expect(page.locator("#status.bad")).not_to_be_empty(timeout=20_000)
+    assert page.locator(".card").count() == 0
     page.close()
