@@ -26,9 +26,35 @@ import pyarrow.parquet as pq
 from multitask.errors import TableError
 from multitask.idx import idx_labels, is_idx
 
+# A column of bytes with more of them a row holds images; it is read where images are, see `columns`.
+_IMAGE_BYTES = 1000
+
+
+def _read_parquet(file: pa.NativeFile) -> pa.Table:
+    """Read a parquet file without its columns of images."""
+    parquet = pq.ParquetFile(file)
+    groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+    sizes: dict[str, int] = {}
+    for column in [group.column(number) for group in groups for number in range(group.num_columns)]:
+        name = column.path_in_schema.split(".")[0]
+        sizes[name] = sizes.get(name, 0) + column.total_uncompressed_size
+    kept = [
+        field.name
+        for field in parquet.schema_arrow
+        if not (_holds_bytes(field.type) and sizes.get(field.name, 0) > _IMAGE_BYTES * parquet.metadata.num_rows)
+    ]
+    return parquet.read(columns=kept)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
 _READERS: dict[str, Callable[[pa.NativeFile], pa.Table]] = {
-    ".parquet": pq.read_table,
-    ".pq": pq.read_table,
+    ".parquet": _read_parquet,
+    ".pq": _read_parquet,
     ".csv": pyarrow.csv.read_csv,
     ".tsv": lambda file: pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
     ".arrow": pyarrow.feather.read_table,
@@ -85,6 +111,18 @@ def _files(place: str) -> list[Path]:
     return found
 
 
+def parquet_files(place: str) -> list[Path]:
+    """Return the parquet files on disk that a location stands for; none if it is something else."""
+    if "://" in place:
+        return []
+    files = _files(place)
+    return (
+        files
+        if all(path.is_file() and _reader(path.name) is _read_parquet and not is_idx(path) for path in files)
+        else []
+    )
+
+
 def is_idx_labels(path: Path) -> bool:
     """Tell a file of idx labels."""
     return "idx1" in path.name and path.is_file() and is_idx(path)
@@ -95,12 +133,12 @@ def _local(path: Path) -> pd.DataFrame:
         return _class_folders(path)
     if "idx" in path.name and is_idx(path):
         return idx_labels(path)
-    with _explaining(str(path)):
+    with explaining_table(str(path)):
         return _reader(path.name)(pa.OSFile(str(path))).to_pandas()
 
 
 def _remote(place: str) -> pd.DataFrame:
-    with _explaining(place):
+    with explaining_table(place):
         filesystem, path = pyarrow.fs.FileSystem.from_uri(place)
         info = filesystem.get_file_info(path)
         if info.type == pyarrow.fs.FileType.NotFound:
@@ -118,7 +156,7 @@ def _remote(place: str) -> pd.DataFrame:
 
 def _reader(name: str) -> Callable[[pa.NativeFile], pa.Table]:
     """Return what reads a file of this name; parquet where the name says nothing."""
-    return _READERS.get(PurePosixPath(name).suffix.lower(), pq.read_table)
+    return _READERS.get(PurePosixPath(name).suffix.lower(), _read_parquet)
 
 
 def _class_folders(root: Path) -> pd.DataFrame:
@@ -165,7 +203,7 @@ def _query(url: str, query: str) -> pd.DataFrame:
 
 
 @contextlib.contextmanager
-def _explaining(where: str) -> Iterator[None]:
+def explaining_table(where: str) -> Iterator[None]:
     """Turn whatever a damaged table raises into a TableError that names it."""
     try:
         yield

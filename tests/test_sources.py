@@ -104,6 +104,33 @@ def test_images_may_lie_in_a_column(kind: str, tmp_path: Path) -> None:
     assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, True]
 
 
+@pytest.mark.parametrize("rows_a_group", [7, 1000])
+def test_a_large_column_is_streamed_and_never_held(rows_a_group: int, tmp_path: Path) -> None:
+    """Two hundred images of a megabyte each: reads in any order, and all of them in flat memory."""
+    rng = np.random.default_rng(0)
+    images = [rng.bytes(1 << 20) for _ in range(40)]
+    frame = pd.DataFrame({"uuid": [f"p{number}" for number in range(40)], "t": 1, "image": images})
+    frame.iloc[:25].to_parquet(tmp_path / "part-0.parquet", row_group_size=rows_a_group)
+    frame.iloc[25:].to_parquet(tmp_path / "part-1.parquet", row_group_size=rows_a_group)
+    assert read_frame(tmp_path).columns.tolist() == ["uuid", "t"], "labels are read without the images"
+    with open_archive(f"{tmp_path}::uuid::image") as archive:
+        for row in [0, 1, 39, 38, 5, 24, 25, 26, 3, 3]:
+            assert archive[f"p{row}"] == images[row]
+    code = f"""
+import resource
+from multitask.archives import open_archive
+base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with open_archive({f"{tmp_path / 'many'}::uuid::image"!r}) as archive:
+    assert sum(len(archive[name]) for name in archive) == 200 << 20
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base < 120 << 10
+"""
+    (tmp_path / "many").mkdir()
+    for part in range(5):
+        copy = frame.assign(uuid=[f"{part}-{name}" for name in frame["uuid"]])
+        copy.to_parquet(tmp_path / f"many/{part}.parquet", row_group_size=rows_a_group)
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
 def test_two_pictures_for_one_id_are_ambiguous_and_one_picture_twice_is_not(tmp_path: Path) -> None:
     images = [photo(1), photo(1), photo(2), photo(3)]
     pd.DataFrame({"uuid": ["same", "same", "two", "two"], "image": images}).to_parquet(tmp_path / "t.parquet")
