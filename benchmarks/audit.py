@@ -29,12 +29,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from multitask.archives import Archive, open_archive
-from multitask.audit import audit_rows
+from multitask.audit.rows import audit_rows
+from multitask.data.archives import Archive, open_archive
+from multitask.data.tables import Table
+from multitask.demo.sample import draw_sample
 from multitask.parallel import bounded_map
-from multitask.sample import draw_sample
 from multitask.spec import Task
-from multitask.tables import Table
 
 ROUNDS = 3
 

@@ -28,13 +28,13 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from multitask import hardware
-from multitask.archives import open_archive
 from multitask.config import Config, ModelConfig
-from multitask.inference import KerasPredictor
-from multitask.model import build_network
-from multitask.prediction import BATCH_ROWS, predict_table
-from multitask.sample import draw_sample
+from multitask.data.archives import open_archive
+from multitask.demo.sample import draw_sample
+from multitask.network import hardware
+from multitask.network.model import build_network
+from multitask.prediction.scoring import BATCH_ROWS, predict_table
+from multitask.prediction.trained import KerasPredictor
 
 ROUNDS = 3
 CLASSES = {

@@ -29,12 +29,12 @@ sys.path.insert(0, str(ROOT))
 
 import requests
 
-from multitask.archives import open_archive
-from multitask.native import NativePredictor
-from multitask.prediction import predict_table
-from multitask.probe import probe_images
-from multitask.proving import serving
-from multitask.sample import draw_sample
+from multitask.data.archives import open_archive
+from multitask.demo.probe import probe_images
+from multitask.demo.sample import draw_sample
+from multitask.prediction.scoring import predict_table
+from multitask.publishing.proving import serving
+from multitask.serving.native import NativePredictor
 
 ROUNDS, CLIENTS, CALLS = 3, 16, 15
 # In a process of its own, so that TensorFlow's Python takes no memory or threads from what is measured.
@@ -42,8 +42,8 @@ EXPORT = """
 from pathlib import Path
 import sys
 from multitask.config import Config, ModelConfig
-from multitask.model import build_network
-from multitask.saved_model import write_saved_model
+from multitask.network.model import build_network
+from multitask.publishing.saved_model import write_saved_model
 classes = ("BLOUSES", "CASUAL_DRESSES", "MINI_DRESSES", "SHIRTS", "TANK_TOPS")
 config = Config(model=ModelConfig(weights="random"))
 spec = config.model_spec({"category": classes, "tags": config.tasks["tags"].columns})

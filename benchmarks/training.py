@@ -41,7 +41,7 @@ def _compare(arguments: argparse.Namespace, folder: Path) -> None:
     ours += ["--image-size", size, size, "--epochs", str(epochs)]
     cold = _seconds([*ours, "--name", "cold"], folder)
     warm = _seconds([*ours, "--name", "warm"], folder)
-    start = _seconds(["-c", "import multitask.training"], folder)
+    start = _seconds(["-c", "import multitask.training.fitting"], folder)
     recipe = ROOT / "benchmarks/usual_recipe.py"
     wall = _seconds([str(recipe), "cold", str(epochs)], folder)
     measured = json.loads((folder / "recipe.json").read_text())
@@ -51,7 +51,7 @@ def _compare(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"\nprecision of ours: {manifest['precision']}; processor: {manifest['hardware']['processor']}")
     print(f"ours, cold features:   {cold:8.1f} s, process start to report")
     print(f"ours, warm features:   {warm:8.1f} s, {manifest['images_computed']} images computed")
-    print(f"process start alone:   {start:8.1f} s (importing multitask.training)")
+    print(f"process start alone:   {start:8.1f} s (importing multitask.training.fitting)")
     print(f"usual recipe:          {total:8.1f} s, extrapolated from epochs of {first:.1f} s and {second:.1f} s")
     print(f"                       ({wall:.1f} s measured, with 2 epochs and the pass that gives its figures)")
     print(f"ratio recipe / ours cold:                {total / cold:6.1f}")

@@ -18,9 +18,9 @@ import numpy as np
 import pandas as pd
 import tensorflow as tf
 
-from multitask.archives import open_archive
-from multitask.evaluation import evaluate
-from multitask.model import load_network
+from multitask.data.archives import open_archive
+from multitask.evaluation.tasks import evaluate
+from multitask.network.model import load_network
 from multitask.runs import open_run
 
 RUN, EPOCHS = sys.argv[1], int(sys.argv[2])

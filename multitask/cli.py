@@ -20,7 +20,7 @@ from multitask.progress import muted_stderr
 from multitask.spec import Frozen
 
 if TYPE_CHECKING:
-    from multitask.evaluation import Evaluation
+    from multitask.evaluation.tasks import Evaluation
 
 Arguments = TypeVar("Arguments")
 

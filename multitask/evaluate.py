@@ -29,15 +29,15 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, print the figures."""
     arguments = cli.parse(Arguments, "multitask.evaluate", __doc__, argv)
-    from multitask.archives import open_archive
+    from multitask.data.archives import open_archive
     from multitask.runs import open_run
 
     run = open_run(arguments.run)
     out = arguments.out or run.folder / "evaluations" / arguments.table.stem
     with open_archive(*(arguments.images or run.config.data.archives)) as archive:
         cli.load_tensorflow()
-        from multitask.assessment import evaluate_run
-        from multitask.inference import KerasPredictor
+        from multitask.evaluation.assessment import evaluate_run
+        from multitask.prediction.trained import KerasPredictor
 
         evaluation = evaluate_run(run, KerasPredictor.of_run(run), arguments.table, archive, out, Lines())
     cli.print_metrics(f"Run {run.folder.name} on {arguments.table}", evaluation)

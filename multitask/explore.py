@@ -27,8 +27,8 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Look, print what stands out and where the report is."""
     arguments = cli.parse_with_config(Arguments, "multitask.explore", __doc__, argv)
-    from multitask.audit import audit_cache
-    from multitask.survey import survey
+    from multitask.audit.rows import audit_cache
+    from multitask.exploration.survey import survey
 
     config = arguments.settings
     out = arguments.out or audit_cache(config.data) / Path(config.data.labels).stem
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _print_label_errors(config: Config, out: Path) -> None:
     cli.load_tensorflow()
-    from multitask.label_errors import WEAK
-    from multitask.relabelling import write_label_errors
+    from multitask.exploration.label_errors import WEAK
+    from multitask.exploration.relabelling import write_label_errors
 
     found = write_label_errors(config, out, Lines())
     groups = found.groupby(["task", "label"], sort=False)[["suspicious", "agreement"]]

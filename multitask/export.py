@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     run = open_run(arguments.run)
     cli.load_tensorflow()
-    from multitask.exporting import export_run
+    from multitask.publishing.exporting import export_run
 
     out, proof = export_run(run, arguments.out, arguments.precision, Lines())
     rows = [

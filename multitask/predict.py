@@ -15,7 +15,7 @@ from multitask.errors import ConfigError
 from multitask.progress import Lines
 
 if TYPE_CHECKING:
-    from multitask.predictor import Predictor
+    from multitask.prediction.predictor import Predictor
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class _Source:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict, print how many rows got which status."""
     arguments = cli.parse(Arguments, "multitask.predict", __doc__, argv)
-    from multitask.archives import open_archive
-    from multitask.prediction import predict_table
-    from multitask.tables import read_table
+    from multitask.data.archives import open_archive
+    from multitask.data.tables import read_table
+    from multitask.prediction.scoring import predict_table
 
     source = _source(arguments)
     id_column = arguments.id_column or source.id_column
@@ -119,7 +119,7 @@ def _of_run(arguments: Arguments) -> _Source:
 
     def make() -> tuple[Predictor, dict[str, str]]:
         cli.load_tensorflow()
-        from multitask.inference import KerasPredictor
+        from multitask.prediction.trained import KerasPredictor
 
         return KerasPredictor.of_run(run, arguments.precision), {"multitask.run": run.folder.name}
 
@@ -128,7 +128,7 @@ def _of_run(arguments: Arguments) -> _Source:
 
 def _of_export(model: Path | None) -> _Source:
     def make() -> tuple[Predictor, dict[str, str]]:
-        from multitask.native import NativePredictor
+        from multitask.serving.native import NativePredictor
 
         return NativePredictor(str(model)), {"multitask.model": str(model)}
 
@@ -137,7 +137,7 @@ def _of_export(model: Path | None) -> _Source:
 
 def _of_server(arguments: Arguments, url: str) -> _Source:
     def make() -> tuple[Predictor, dict[str, str]]:
-        from multitask.client import Client
+        from multitask.serving.client import Client
 
         client = Client(url, token=arguments.token or os.environ.get("MULTITASK_TOKEN", ""))
         return client, {"multitask.url": client.url, "multitask.version": str(client.version)}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from multitask import cli
 from multitask.config import load_config
-from multitask.model_folder import MODELS, NAME, ModelFolder
 from multitask.progress import Lines
+from multitask.serving.model_folder import MODELS, NAME, ModelFolder
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run = open_run(arguments.run)
     gate = load_config(arguments.config).gate if arguments.config else None
     cli.load_tensorflow()
-    from multitask.publishing import publish_run
+    from multitask.publishing.gate import publish_run
 
     version, checks = publish_run(run, folder, gate, Lines())
     cli.print_table("Gate", ["check", "required", "found", ""], [check.row() for check in checks])

@@ -13,8 +13,8 @@ import tyro
 
 from multitask import cli
 from multitask.errors import PredictionError
-from multitask.model_folder import MODELS
 from multitask.progress import Lines
+from multitask.serving.model_folder import MODELS
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted."""
     arguments = cli.parse(Arguments, "multitask.serve", __doc__, argv)
-    from multitask.rest import BackendEngine, LocalEngine
-    from multitask.servables import Servables, agrees_in_bfloat16
-    from multitask.server import make_app, serve_app
-    from multitask.telemetry import Telemetry
+    from multitask.serving.rest import BackendEngine, LocalEngine
+    from multitask.serving.servables import Servables, agrees_in_bfloat16
+    from multitask.serving.server import make_app, serve_app
+    from multitask.serving.telemetry import Telemetry
 
     progress, telemetry = Lines(), Telemetry()
     listening = _listen(arguments.host, arguments.port)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             fix=f"Give --resume {arguments.resume} alone, or start a new run.",
         )
     cli.load_tensorflow()
-    from multitask import training
+    from multitask.training import fitting as training
 
     if arguments.resume is not None:
         run = training.resume(arguments.resume, progress)
@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _print_results(run: Run) -> None:
-    from multitask.evaluation import Evaluation
-    from multitask.results import next_commands
+    from multitask.evaluation.tasks import Evaluation
+    from multitask.training.results import next_commands
 
     evaluation = Evaluation.from_dict(run.folder.read_json("metrics.json"))
     cli.print_metrics(f"Test split of run {run.folder.name}", evaluation)
@@ -74,7 +74,7 @@ def _with_demo_data(config: Config, progress: Lines) -> Config:
         progress.say(f"no {default.labels}: training on the demo dataset in {DEMO}")
         config = config.model_copy(update={"data": config.data.model_copy(update=data)})
     if Path(config.data.labels).is_relative_to(DEMO) and not Path(config.data.labels).exists():
-        from multitask.sample import draw_sample
+        from multitask.demo.sample import draw_sample
 
         progress.say(f"drawing the demo dataset in {DEMO}")
         draw_sample(DEMO)
@@ -85,7 +85,7 @@ def _with_weights_in_reach(config: Config, progress: Lines) -> Config:
     """Let the demo, and only the demo, run without ImageNet weights."""
     if config.model.weights != "imagenet":
         return config
-    from multitask.backbone import ImagenetUnreachable, imagenet_weights
+    from multitask.network.backbone import ImagenetUnreachable, imagenet_weights
 
     try:
         imagenet_weights(config.model.backbone)

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from multitask.config import Config, DataConfig, FitConfig, ModelConfig
-from multitask.model_folder import ModelFolder
-from multitask.proving import serving
+from multitask.demo.sample import draw_sample
+from multitask.publishing.proving import serving
 from multitask.runs import Run
-from multitask.sample import draw_sample
+from multitask.serving.model_folder import ModelFolder
 from multitask.spec import ImageSpec, ModelSpec, Task
 
 
@@ -80,7 +80,7 @@ def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
 @pytest.fixture(scope="session")
 def trained(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A finished run of the tiny network on the small demo dataset."""
-    from multitask.training import fit
+    from multitask.training.fitting import fit
 
     return fit(make_config(), "trained", root=tmp_path_factory.mktemp("runs"))
 
@@ -104,7 +104,7 @@ def clothing_spec() -> ModelSpec:
 @pytest.fixture(scope="session")
 def exported(trained: Run) -> Path:
     """The proven SavedModel of the tiny run."""
-    from multitask.exporting import export_run
+    from multitask.publishing.exporting import export_run
 
     return export_run(trained)[0]
 
@@ -129,9 +129,9 @@ def vgg16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The SavedModel of a real VGG16 with random weights, small images."""
     import tensorflow as tf
 
-    from multitask.model import build_network
-    from multitask.preprocessing import preprocess_batch
-    from multitask.saved_model import write_saved_model
+    from multitask.network.model import build_network
+    from multitask.network.preprocessing import preprocess_batch
+    from multitask.publishing.saved_model import write_saved_model
 
     config = Config(model=ModelConfig(weights="random", image_size=(64, 64)))
     spec = config.model_spec({"category": ("a", "b", "c"), "tags": config.tasks["tags"].columns})

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from multitask.client import REQUEST_ROWS
-from multitask.model_folder import ModelFolder
-from multitask.saved_model import WARM_UP_ROWS
+from multitask.publishing.saved_model import WARM_UP_ROWS
+from multitask.serving.client import REQUEST_ROWS
+from multitask.serving.model_folder import ModelFolder
 
 ROOT = Path(__file__).parent.parent
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))

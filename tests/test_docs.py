@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from multitask.archives import open_archive
 from multitask.config import Config, load_config
+from multitask.data.archives import open_archive
 from multitask.runs import Run
 
 ROOT = Path(__file__).parent.parent

@@ -12,21 +12,21 @@ import pandas as pd
 import pytest
 import requests
 
-from multitask.archives import open_archive
-from multitask.client import Client
-from multitask.native import NativeModel, NativePredictor
-from multitask.prediction import predict_table
-from multitask.predictor import Scores
-from multitask.probe import probe_images
-from multitask.proving import TOLERANCE
+from multitask.data.archives import open_archive
+from multitask.demo.probe import probe_images
+from multitask.prediction.predictor import Scores
+from multitask.prediction.scoring import predict_table
+from multitask.publishing.proving import TOLERANCE
 from multitask.runs import Run
+from multitask.serving.client import Client
+from multitask.serving.native import NativeModel, NativePredictor
 
 PROBES = probe_images()
 WAYS = ["saved_model_in_python", "native", "client", "upload"]
 
 
 def keras_scores(run: Run, images: Sequence[bytes]) -> Scores:
-    from multitask.inference import KerasPredictor
+    from multitask.prediction.trained import KerasPredictor
 
     return KerasPredictor.of_run(run, "float32").predict(images)
 
@@ -90,7 +90,7 @@ def test_orientations_are_turned_upright_everywhere(way: str, ways) -> None:
 def test_predictions_are_the_same_table_by_every_predictor(
     trained: Run, exported: Path, server: str, tmp_path: Path
 ) -> None:
-    from multitask.inference import KerasPredictor
+    from multitask.prediction.trained import KerasPredictor
 
     table = Path(trained.config.data.labels).parent / "test.parquet"
     ids = list(pd.read_parquet(table)["uuid"])
@@ -118,7 +118,7 @@ def test_a_program_without_tensorflows_python_gives_the_same_scores(
     code = f"""
 import sys
 from pathlib import Path
-from multitask.native import NativePredictor
+from multitask.serving.native import NativePredictor
 scores = NativePredictor({str(exported)!r}).predict([Path({str(image)!r}).read_bytes()])
 assert not {{"tensorflow", "keras"}} & set(sys.modules)
 print(repr({{name: values[0].tolist() for name, values in scores.values.items()}}))
@@ -130,7 +130,7 @@ print(repr({{name: values[0].tolist() for name, values in scores.values.items()}
 
 
 def test_pixels_and_bytes_get_the_same_answer(trained: Run, exported: Path) -> None:
-    from multitask.preprocessing import preprocess
+    from multitask.network.preprocessing import preprocess
 
     model = NativeModel(exported)
     pixels = preprocess(PROBES["png"], trained.spec.image).numpy()[None]

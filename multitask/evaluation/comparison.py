@@ -1,0 +1,69 @@
+"""Two models on the same rows, and whether one is worse beyond chance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multitask.evaluation import metrics as merit
+from multitask.evaluation.metrics import Labels
+from multitask.evaluation.tasks import task_metrics
+from multitask.spec import Task
+
+# One figure a task decides; many figures would find one of them worse by chance.
+DECIDING = {"multiclass": "balanced_accuracy", "multilabel": "mean_average_precision"}
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A figure of the candidate, the same of the published model, and the 95% interval of their difference."""
+
+    figure: str
+    candidate: float
+    published: float
+    low: float
+    high: float
+
+    @property
+    def is_worse(self) -> bool:
+        """Is the candidate worse in at least 97.5% of the resamples?"""
+        return self.high < 0
+
+
+def compare(
+    tasks: tuple[Task, Task],
+    labels: Labels,
+    scores: tuple[Labels, Labels],
+    train_labels: Labels,
+    groups: NDArray[np.int64] | None = None,
+    seed: int = 0,
+) -> Difference:
+    """Compare two models by one figure of a task, on the same resamples of the same rows.
+
+    Args:
+        tasks: the task as the candidate and as the published model know it; thresholds may differ.
+        labels, train_labels, groups: as for `evaluation.evaluate_task`.
+        scores: of the candidate and of the published model.
+        seed: of the bootstrap.
+    """
+    figure = DECIDING[tasks[0].kind]
+    new, old = (
+        task_metrics(task, labels, values, train_labels)[figure][0] for task, values in zip(tasks, scores, strict=True)
+    )
+    drawn = np.concatenate([new(weights) - old(weights) for weights in merit.resamples(len(labels), seed, groups)])
+    drawn = drawn[np.isfinite(drawn)]
+    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
+    ones = np.ones((1, len(labels)))
+    return Difference(figure, float(new(ones)[0]), float(old(ones)[0]), float(low), float(high))
+
+
+def comparable(candidate: Mapping[str, Task], published: Mapping[str, Task]) -> list[str]:
+    """Return the names of tasks that both models answer with the same classes."""
+    return [
+        name
+        for name, task in candidate.items()
+        if name in published and (published[name].kind, published[name].classes) == (task.kind, task.classes)
+    ]

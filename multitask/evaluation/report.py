@@ -1,0 +1,135 @@
+"""The one-file HTML report of a run: figures first, then pictures, data and facts; it opens without a network."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+
+from multitask.evaluation.tasks import Evaluation
+from multitask.storage import replacing
+
+# A quarantine of thousands belongs into its parquet file; the page shows as many.
+QUARANTINE_ROWS = 50
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1f2933; --faint: #66727f; --line: #e1e5ea; --paper: #fff; --card: #f6f8fa;
+  --bar: #2b6cb0; --base: #c3ccd6; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaee; --faint: #9aa7b4; --line: #2f3943; --paper: #14181d;
+  --card: #1c232b; --bar: #63a4e6; --base: #465361; } img { filter: brightness(.92); } }
+body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; color: var(--ink); background: var(--paper);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
+h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { margin: .3rem 0; } .faint { color: var(--faint); }
+.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
+th { text-align: left; font-weight: 600; color: var(--faint); } th, td { padding: .32rem .6rem .32rem 0;
+  border-bottom: 1px solid var(--line); } .number { text-align: right; font-variant-numeric: tabular-nums; }
+.track { position: relative; height: .7rem; min-width: 9rem; background: var(--card); border-radius: .35rem; }
+.track i { position: absolute; height: 100%; border-radius: .35rem; } .fill { background: var(--bar); opacity: .35; }
+.range { background: var(--bar); min-width: 3px; } .mark { background: var(--faint); width: 2px; }
+figure { margin: 1rem 0; } img { max-width: 100%; border-radius: .4rem; background: #fff; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
+pre { background: var(--card); padding: .8rem 1rem; border-radius: .4rem; overflow-x: auto; }
+ul { padding-left: 1.2rem; }
+"""
+
+TEMPLATE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>{{ css }}</style></head><body>
+<h1>{{ title }}</h1>
+{% for note in notes %}<p class="faint">{{ note }}</p>{% endfor %}
+<h2>Results on {{ rows_name }}</h2>
+<p class="faint">Light bar: value. Dark: 95% bootstrap interval. Line: the baseline, which never looks at the image.</p>
+{% for task, metrics in evaluation.metrics.items() %}
+<h3>{{ task }} <span class="faint">({{ evaluation.rows[task] }} rows)</span></h3>
+<div class="scroll"><table><tr><th>metric</th><th class="number">value</th><th class="number">interval</th>
+<th class="number">baseline</th><th></th></tr>
+{% for name, m in metrics.items() %}<tr><td>{{ name.replace("_", " ") }}</td>
+<td class="number"><b>{{ "%.3f" % m.value }}</b></td>
+<td class="number">{{ "%.3f" % m.low }} to {{ "%.3f" % m.high }}</td><td class="number">{{ "%.3f" % m.baseline }}</td>
+<td><div class="track"><i class="fill" style="width:{{ percent(m.value) }}"></i>
+<i class="range" style="left:{{ percent(m.low) }};width:{{ percent(m.high - m.low) }}"></i>
+<i class="mark" style="left:{{ percent(m.baseline) }}"></i></div></td></tr>
+{% endfor %}</table></div>{% endfor %}
+{% for heading, names in sections if names %}
+<h2>{{ heading }}</h2><div class="{{ 'pair' if names|length > 1 }}">
+{% for name in names %}<figure><img alt="{{ name.replace('_', ' ') }}" src="data:image/png;base64,{{ images[name] }}">
+</figure>{% endfor %}</div>{% endfor %}
+<h2>Data</h2>
+<div class="scroll"><table><tr><th></th>{% for part in parts %}<th class="number">{{ part }}</th>{% endfor %}</tr>
+{% for name, counts in split_counts.items() %}<tr><td>{{ name }}</td>{% for part in parts %}
+<td class="number">{{ "{:,}".format(counts[part]) }}</td>{% endfor %}</tr>{% endfor %}</table></div>
+<h3>Quarantine: {{ quarantine|length }} rows not used</h3>
+{% if quarantine %}<div class="scroll"><table><tr><th>id</th><th>reason</th></tr>
+{% for row in quarantine[:shown] %}<tr><td>{{ row.id }}</td><td>{{ row.reason }}</td></tr>{% endfor %}</table></div>
+{% if quarantine|length > shown %}<p class="faint">The rest is in quarantine.parquet.</p>{% endif %}{% endif %}
+<h2>Facts</h2><div class="scroll"><table>
+{% for name, value in facts.items() %}<tr><td>{{ name.replace("_", " ") }}</td><td>{{ value }}</td></tr>{% endfor %}
+</table></div>
+{% if next_commands %}<h2>Next</h2><pre>{{ next_commands|join("\n") }}</pre>{% endif %}
+</body></html>
+"""
+
+
+def write_report(
+    path: Path,
+    *,
+    title: str,
+    facts: Mapping[str, str],
+    evaluation: Evaluation,
+    rows_name: str,
+    figures: Mapping[str, Path],
+    notes: Sequence[str],
+    quarantine: pd.DataFrame,
+    split_counts: Mapping[str, Mapping[str, int]],
+    next_commands: Sequence[str],
+) -> None:
+    """Write the report.
+
+    Args:
+        path: the HTML file.
+        title: its heading.
+        facts: how the run was made.
+        evaluation: the figures.
+        rows_name: of what rows, e.g. the test split.
+        figures: PNG files by name; names that end in `_confusion`, `_precision_recall` and `_roc` are grouped.
+        notes: what a reader should keep in mind.
+        quarantine: columns id and reason.
+        split_counts: per label, rows per split.
+        next_commands: what to type next.
+    """
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
+    html = template.render(
+        css=CSS,
+        title=title,
+        facts=facts,
+        evaluation=evaluation,
+        rows_name=rows_name,
+        images={name: base64.b64encode(file.read_bytes()).decode() for name, file in figures.items()},
+        sections=_sections(list(figures)),
+        notes=notes,
+        quarantine=quarantine[["id", "reason"]].to_dict("records"),
+        shown=QUARANTINE_ROWS,
+        split_counts=split_counts,
+        parts=list(next(iter(split_counts.values()), {})),
+        next_commands=next_commands,
+        percent=lambda share: f"{100 * min(max(share, 0.0), 1.0):.1f}%" if share == share else "0%",
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def _sections(names: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Group figures under headings."""
+    headings = {
+        "Test photos": ("predictions",),
+        "Training": ("history",),
+        "Confusion": ("_confusion",),
+        "Thresholds": ("_precision_recall", "_roc"),
+        "Network": ("architecture",),
+    }
+    return [(heading, [name for name in names if name.endswith(ends)]) for heading, ends in headings.items()]

@@ -1,1 +1,0 @@
-"""Optional libraries, one file each, reached only from doors."""

@@ -1,0 +1,45 @@
+"""What the machine offers: accelerators, and the fastest arithmetic that the network can use on them."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from typing import Any
+
+import tensorflow as tf
+
+from multitask.network import processor
+
+
+def fastest_precision() -> str:
+    """Return bfloat16, float16 or float32, whichever this machine computes fastest.
+
+    GPUs from compute capability 8.0 on have bfloat16 units, those from 7.0 on float16 units,
+    https://docs.nvidia.com/cuda/cuda-c-programming-guide/#arithmetic-instructions. On a CPU oneDNN uses bfloat16 with
+    AMX or AVX512-BF16; on others it emulates it, slower than float32, or refuses.
+    """
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))
+        return "bfloat16" if capability >= (8, 0) else "float16" if capability >= (7, 0) else "float32"
+    return "bfloat16" if processor.has_bfloat16_units() else "float32"
+
+
+@functools.cache
+def strategy() -> Any:
+    """Return a MirroredStrategy over several GPUs, else the strategy in force, which is normally that of one device."""
+    gpus = tf.config.list_logical_devices("GPU")
+    return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def describe() -> dict[str, str]:
+    """Return the machine in words, for the manifest of a run."""
+    gpus = tf.config.list_physical_devices("GPU")
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name", "GPU") for gpu in gpus]
+    return {
+        "machine": platform.machine(),
+        "processor": processor.name(),
+        "gpus": ", ".join(names) or "none",
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }

@@ -1,0 +1,150 @@
+"""Predict a table: rows and images in, `predictions.parquet` out; the same for every predictor."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multitask.audit.inspection import explain_unreadable
+from multitask.audit.rows import read_image
+from multitask.data.archives import Archive
+from multitask.data.tables import PredictionWriter
+from multitask.parallel import bounded_map
+from multitask.prediction.predictor import Predictor, Scores
+from multitask.progress import Progress, Quiet
+from multitask.storage import replacing
+
+BATCH_ROWS = 32
+# Rows are answered in archive order within a block and written in table order: reading stays sequential, also through
+# a compressed tar, no more than a block of scores is held, and no more than a block is lost when a run is broken off.
+BLOCK_ROWS = 1024
+
+
+def predict_table(
+    predictor: Predictor,
+    ids: Sequence[str],
+    archive: Archive,
+    out: Path,
+    *,
+    id_column: str = "uuid",
+    metadata: Mapping[str, str] | None = None,
+    workers: int = 2,
+    resume: str = "",
+    progress: Progress = Quiet(),  # noqa: B008
+) -> Counter[str]:
+    """Write one prediction row per id, in order; a row that cannot be predicted carries its reason as status.
+
+    Args:
+        predictor: answers for image files.
+        ids: of the test table, repeated ids included.
+        archive: where the image files are.
+        out: the parquet file to write.
+        id_column: name of the id column.
+        metadata: for the parquet file, e.g. run and model version.
+        workers: batches in work at once; two let one be decoded while the other is in the network.
+        resume: says what the answers depend on beside ids and model, e.g. the image files. With it, a run that was
+            broken off goes on where it stopped, as long as all of that is the same; "" starts anew.
+        progress: where to report.
+
+    Returns:
+        How many rows have which status.
+    """
+    parts = _Parts(out, [predictor.spec.model_dump_json(), resume, *sorted((metadata or {}).values()), *ids], resume)
+    statuses: Counter[str] = Counter()
+    with (
+        PredictionWriter(out, predictor.spec, id_column, metadata or {}) as writer,
+        progress.track("predicting", len(ids)) as advance,
+    ):
+        for start in range(0, len(ids), BLOCK_ROWS):
+            block = list(ids[start : start + BLOCK_ROWS])
+            found = parts.load(start)
+            if found:
+                advance(len(block))
+            else:
+                found = score_rows(predictor, block, archive, workers, advance)
+                parts.save(start, *found)
+            scores, status = found
+            writer.write(block, scores, status)
+            statuses.update(status)
+    parts.remove()
+    return statuses
+
+
+class _Parts:
+    """Answered blocks of a table that is not finished, in a hidden folder beside it; none are kept without a key."""
+
+    def __init__(self, out: Path, depends: Sequence[str], resume: str) -> None:
+        key = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:16]
+        self._folder = out.with_name(f".{out.name}.{key}.parts")
+        self._is_on = bool(resume)
+        for other in out.parent.glob(f".{out.name}.*.parts"):
+            if other != self._folder or not resume:
+                shutil.rmtree(other)
+
+    def load(self, start: int) -> tuple[dict[str, NDArray[np.float32]], list[str]] | None:
+        path = self._folder / f"{start}.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as found:
+            return {name[1:]: found[name] for name in found.files if name != "status"}, found["status"].tolist()
+
+    def save(self, start: int, scores: Mapping[str, NDArray[np.float32]], status: Sequence[str]) -> None:
+        if self._is_on:
+            named: dict[str, Any] = {f"_{name}": values for name, values in scores.items()}
+            with replacing(self._folder / f"{start}.npz") as path:
+                np.savez(path, status=np.array(status), **named)
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def score_rows(
+    predictor: Predictor,
+    ids: Sequence[str],
+    archive: Archive,
+    workers: int = 2,
+    advance: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
+    """Return scores per task (rows, classes), NaN where there are none, and the status of each row."""
+    scores = {task.name: np.full((len(ids), len(task.classes)), np.nan, np.float32) for task in predictor.spec.tasks}
+    status = ["ok"] * len(ids)
+
+    def answer(batch: list[tuple[int, bytes]]) -> tuple[list[tuple[int, bytes]], Scores]:
+        return batch, predictor.predict([data for _, data in batch])
+
+    for batch, found in bounded_map(answer, _batches(ids, archive, status, advance), workers):
+        rows = np.array([row for row, _ in batch])
+        for name, values in found.values.items():
+            scores[name][rows[found.ok]] = values[found.ok]
+        for place, ((row, data), ok) in enumerate(zip(batch, found.ok, strict=True)):
+            if not ok:
+                reason = found.reasons.get(place)
+                status[row] = reason or explain_unreadable(data, predictor.spec.image.max_pixels)
+        advance(len(batch))
+    return scores, status
+
+
+def _batches(
+    ids: Sequence[str], archive: Archive, status: list[str], advance: Callable[[int], None]
+) -> Iterator[list[tuple[int, bytes]]]:
+    """Yield (row, bytes) in archive order; a row without readable bytes gets its status at once."""
+    batch: list[tuple[int, bytes]] = []
+    for row in archive.in_order(ids):
+        data, reason = read_image(archive, ids[row])
+        if reason:
+            status[row] = reason
+            advance(1)
+        else:
+            batch.append((int(row), data))
+        if len(batch) == BATCH_ROWS:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

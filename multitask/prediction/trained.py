@@ -1,0 +1,55 @@
+"""A trained network as a function of image files: what batch prediction calls and what the export traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from multitask.network import hardware
+from multitask.network.model import Network, load_network
+from multitask.network.preprocessing import preprocess_batch
+from multitask.prediction.predictor import Scores
+from multitask.runs import Run
+from multitask.spec import ModelSpec
+
+
+def score_bytes(network: Network, image_bytes: Any) -> dict[str, Any]:
+    """Score image files inside a graph.
+
+    Args:
+        network: the trained network.
+        image_bytes: string (batch,).
+
+    Returns:
+        Per task float32 (batch, classes) scores, and "image_ok" bool (batch,); scores of a row that is not ok are 0.
+    """
+    return score_pixels(network, *preprocess_batch(image_bytes, network.spec.image))
+
+
+def score_pixels(network: Network, images: Any, ok: Any) -> dict[str, Any]:
+    """Score uint8 (batch, height, width, 3) images, RGB; rows that are not `ok` get zeros, as in `score_bytes`."""
+    scores = network.whole(images, training=False)
+    found = {name: tf.where(ok[:, None], tf.cast(value, tf.float32), 0.0) for name, value in scores.items()}
+    return {**found, "image_ok": ok}
+
+
+class KerasPredictor:
+    """Predicts with the Keras model of a run."""
+
+    def __init__(self, network: Network) -> None:
+        self.spec: ModelSpec = network.spec
+        signature = [tf.TensorSpec([None], tf.string)]
+        self._score = tf.function(lambda files: score_bytes(network, files), input_signature=signature)
+
+    @classmethod
+    def of_run(cls, run: Run, precision: str = "auto") -> KerasPredictor:
+        """Load the model of a finished run; auto takes the fastest precision of this machine."""
+        precision = hardware.fastest_precision() if precision == "auto" else precision
+        return cls(load_network(run.folder / "model.keras", run.spec, precision))
+
+    def predict(self, images: Sequence[bytes]) -> Scores:
+        """Score image files; see `Predictor`."""
+        found = {name: value.numpy() for name, value in self._score(tf.constant(list(images), tf.string)).items()}
+        return Scores(ok=found.pop("image_ok"), values=found)

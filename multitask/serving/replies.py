@@ -1,0 +1,104 @@
+"""Replies in TF-Serving's REST format: arrays, states and signatures to JSON.
+
+Source: tensorflow/serving util/json_tensor.cc, version 2.20.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multitask.serving.signatures import Signature, TensorInfo
+
+_NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+def write_outputs(outputs: Mapping[str, NDArray[Any]], *, row: bool) -> bytes:
+    """Return the response to a predict request, in row or column form."""
+    values = {name: _nested(name, array) for name, array in outputs.items()}
+    if not row:
+        body = next(iter(values.values())) if len(values) == 1 else values
+        return _pretty("outputs", [_json(body)], many=False)
+    if len(values) == 1:
+        rows = next(iter(values.values()))
+    else:
+        rows = [dict(zip(values, row_values, strict=True)) for row_values in zip(*values.values(), strict=True)]
+    return _pretty("predictions", [_json(value) for value in rows], many=True)
+
+
+def status_body(states: Sequence[tuple[int, str, str, str]]) -> bytes:
+    """Return the status of versions, given as (version, state, error code, error message), highest first."""
+    listed = [
+        {"version": str(version), "state": state, "status": {"error_code": code, "error_message": message}}
+        for version, state, code, message in states
+    ]
+    return json.dumps({"model_version_status": listed}, indent=1).encode()
+
+
+def metadata_body(name: str, version: int, signatures: Mapping[str, Signature]) -> bytes:
+    """Return the signatures of a version."""
+
+    def tensor(info: TensorInfo) -> dict[str, Any]:
+        sizes = [{"size": str(size), "name": ""} for size in info.shape or ()]
+        shape = {"dim": sizes, "unknown_rank": info.shape is None}
+        return {"dtype": info.dtype, "tensor_shape": shape, "name": info.name}
+
+    described = {
+        key: {
+            "inputs": {name: tensor(info) for name, info in signature.inputs.items()},
+            "outputs": {name: tensor(info) for name, info in signature.outputs.items()},
+            "method_name": signature.method,
+            "defaults": {},
+        }
+        for key, signature in signatures.items()
+    }
+    spec = {"name": name, "signature_name": "", "version": str(version)}
+    body = {"model_spec": spec, "metadata": {"signature_def": {"signature_def": described}}}
+    return json.dumps(body, indent=1).encode()
+
+
+def _nested(name: str, array: NDArray[Any]) -> list[Any]:
+    """Return an array as nested lists of what JSON can hold; numbers of floats are formatted already."""
+    if array.dtype == object:
+        if name.endswith("_bytes"):
+            flat: list[Any] = [{"b64": base64.b64encode(value).decode()} for value in array.ravel()]
+        else:
+            flat = [value.decode("utf-8", "replace") for value in array.ravel()]
+    elif array.dtype.kind == "f":
+        flat = [_Number(value) for value in array.ravel()]
+    else:
+        flat = array.ravel().tolist()
+    for size in reversed(array.shape[1:]):
+        flat = [flat[start : start + size] for start in range(0, len(flat), size)]
+    return flat
+
+
+class _Number(float):
+    """A float32 that prints with six significant digits, or nine where six would not bring it back."""
+
+    def __repr__(self) -> str:
+        value = np.float32(self)
+        text = f"{float(value):.6g}"
+        if np.float32(text) != value:
+            text = f"{float(value):.9g}"
+        return _NOT_FINITE.get(text) or (text if re.search("[.e]", text) else f"{text}.0")
+
+
+def _json(value: Any) -> str:
+    """Return JSON; the encoder of the standard library would print the full double of every number."""
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_json, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)}: {_json(item)}" for key, item in value.items()) + "}"
+    return repr(value) if isinstance(value, _Number) else json.dumps(value, ensure_ascii=False)
+
+
+def _pretty(key: str, parts: list[str], *, many: bool) -> bytes:
+    inner = "[" + ", ".join(parts) + "\n    ]" if many else parts[0]
+    return f'{{\n    "{key}": {inner}\n}}'.encode()

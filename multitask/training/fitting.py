@@ -1,0 +1,278 @@
+"""Train: fit the trainable side on stored features, keep best and last state, go on exactly after a kill."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from multitask.config import Config, load_config
+from multitask.errors import ArchiveError, ConfigError, RunError, TableError
+from multitask.evaluation.tasks import validation_score
+from multitask.network import hardware
+from multitask.network.losses import TaskAccuracy, TaskLoss, class_weights
+from multitask.progress import Progress, Quiet
+from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
+from multitask.spec import ModelSpec
+from multitask.storage import replacing
+from multitask.training.checkpoints import History, load_checkpoint, save_checkpoint
+from multitask.training.dataset import inference_batches, training_batches
+from multitask.training.preparation import Prepared, prepare
+from multitask.training.results import score_rows, write_results
+
+# Statistics of the heads' input settle long before this many rows.
+STANDARDISE_ROWS = 2048
+
+
+def fit(config: Config, name: str | None = None, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
+    """Train a new run.
+
+    Args:
+        config: all settings.
+        name: of the run; by default the time.
+        progress: where to report.
+        root: folder of all runs.
+    """
+    folder = start_run(config, name, root)
+    progress.say(f"run: {folder.directory}")
+    try:
+        return _fit(config, folder, progress)
+    except (ConfigError, TableError, ArchiveError):
+        # Nothing to go on with: what is wrong is outside the run.
+        shutil.rmtree(folder.directory)
+        raise
+
+
+def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
+    """Go on with an interrupted run; the result is that of a run that was never interrupted."""
+    folder = find_run(name, root)
+    if (folder / "metrics.json").is_file():
+        progress.say(f"run: {folder.directory} is finished already")
+        return open_run(str(folder.directory), root)
+    progress.say(f"run: going on with {folder.directory}")
+    return _fit(load_config(folder.config_file), folder, progress)
+
+
+def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:
+    started = time.monotonic()
+    keras.utils.set_random_seed(config.fit.seed)
+    prepared = prepare(config, progress)
+    with prepared.store, prepared.archive:
+        _same_data_as_before(folder, prepared)
+        weights = {
+            task.name: class_weights(task, prepared.labels(prepared.rows("train"))[task.name], config.fit.balance)
+            for task in prepared.spec.tasks
+        }
+        for line in _weight_lines(prepared.spec, weights, config.fit.balance):
+            progress.say(line)
+        history = train(prepared, config, weights, folder, progress)
+        spec = write_results(prepared, config, weights, history, folder, progress, started)
+    point_latest(folder)
+    return Run(folder, config, spec)
+
+
+def train(
+    prepared: Prepared,
+    config: Config,
+    weights: Mapping[str, NDArray[np.float32]],
+    folder: RunFolder,
+    progress: Progress,
+) -> History:
+    """Fit the trainable side and leave it with the weights of the best epoch; return one dict per epoch.
+
+    1. rows of the training split, sampled down if so configured; 2. standardisation from them; 3. the last checkpoint
+    replaces all of that if there is one; 4. epochs, each a function of the state before it, the seed and its number.
+    """
+    model, fit = prepared.network.trainable, config.fit
+    rows = prepared.rows("train")
+    if fit.balance == "downsample":
+        rows = downsample(prepared.spec, prepared.labels(rows), rows, fit.seed)
+    with hardware.strategy().scope():
+        standardise(model, prepared, rows, fit.seed)
+        losses = {task.name: TaskLoss(task.kind, weights[task.name]) for task in prepared.spec.tasks}
+        model.compile(
+            optimizer=keras.optimizers.Adam(fit.learning_rate),
+            loss=losses,
+            loss_weights={task.name: task.loss_weight for task in prepared.spec.tasks},
+            metrics={task.name: [TaskAccuracy(task.kind)] for task in prepared.spec.tasks},
+        )
+        history: History = []
+        if folder.last_checkpoint.is_file():
+            history = load_checkpoint(folder.last_checkpoint, model, model.optimizer)
+            progress.say(f"going on after epoch {len(history)}")
+    progress.say(f"training: {len(rows):,} rows, validation: {len(prepared.rows('validation')):,} rows")
+    keeper = _EpochKeeper(prepared, config, losses, history, folder, progress)
+    if not keeper.plan().stop and len(history) < fit.epochs:
+        shape, dtype = tuple(model.input.shape[1:]), model.input.dtype
+        batches = training_batches(
+            prepared.gather(rows), shape, dtype, prepared.labels(rows), fit.batch_size, fit.seed, len(history)
+        )
+        steps = math.ceil(len(rows) / fit.batch_size)
+        model.fit(
+            batches,
+            steps_per_epoch=steps,
+            initial_epoch=len(history),
+            epochs=fit.epochs,
+            shuffle=False,  # the batches are shuffled already
+            verbose=0,
+            callbacks=[keeper],
+        )
+    load_checkpoint(folder.best_checkpoint, model, None)
+    return history
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the scores so far say about the next epoch; epochs count from 0."""
+
+    best_epoch: int
+    learning_rate: float
+    stop: bool
+
+
+def plan_next_epoch(scores: Sequence[float], learning_rate: float, epochs: int) -> Plan:
+    """Return the plan after epochs with these validation scores; a function of nothing else, so a resume repeats it.
+
+    Patience is a fifth of the epochs, at least 4. Training stops after as many epochs without a better score; the
+    learning rate is halved whenever half of it has passed.
+    """
+    patience = max(4, epochs // 5)
+    best_epoch, waited = 0, 0
+    for epoch, score in enumerate(scores):
+        if epoch == 0 or score > scores[best_epoch]:
+            best_epoch, waited = epoch, 0
+        else:
+            waited += 1
+            learning_rate /= 2 if waited % (patience // 2) == 0 else 1
+    return Plan(best_epoch, learning_rate, waited >= patience)
+
+
+def downsample(
+    spec: ModelSpec, labels: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64], seed: int
+) -> NDArray[np.int64]:
+    """Keep as many rows of each class of the first multiclass task as its rarest has; all unlabelled rows stay."""
+    task = next((task for task in spec.tasks if task.kind == "multiclass"), None)
+    if task is None:
+        return rows
+    classes = np.nan_to_num(labels[task.name], nan=-1).astype(int)
+    counts = np.bincount(classes[classes >= 0])
+    keep = counts[counts > 0].min()
+    shuffled = np.random.default_rng(seed).permutation(len(rows))
+    rank = pd.Series(classes[shuffled]).groupby(classes[shuffled]).cumcount().to_numpy()
+    return rows[np.sort(shuffled[(rank < keep) | (classes[shuffled] < 0)])]
+
+
+def standardise(model: Any, prepared: Prepared, rows: NDArray[np.int64], seed: int) -> None:
+    """Set the `standardise` layer to mean and variance of the heads' input over (at most 2048) training rows.
+
+    Features that hardly vary among those rows are not blown up: a variance counts as at least 1 % of the mean one.
+    """
+    if len(rows) > STANDARDISE_ROWS:
+        rows = np.sort(np.random.default_rng(seed).choice(rows, STANDARDISE_ROWS, replace=False))
+    head_input = keras.Model(model.input, model.get_layer("head_input").output)
+    total, squares = np.zeros(1), np.zeros(1)
+    shape, dtype = tuple(model.input.shape[1:]), model.input.dtype
+    for batch in inference_batches(prepared.gather(rows), shape, dtype, len(rows), 32):
+        values = np.asarray(head_input(batch, training=False), np.float64)
+        total, squares = total + values.sum(axis=0), squares + np.square(values).sum(axis=0)
+    mean = total / len(rows)
+    variance = np.maximum(squares / len(rows) - np.square(mean), 0.0)
+    layer = model.get_layer("standardise")
+    layer.moving_mean.assign(mean.astype(np.float32))
+    floor = 0.01 * variance.mean() or 1.0
+    layer.moving_variance.assign(np.maximum(variance, floor).astype(np.float32))
+
+
+class _EpochKeeper(keras.callbacks.Callback):
+    """Around each epoch: learning rate and dropout seeds before; validation, checkpoints and the line after."""
+
+    def __init__(
+        self, prepared: Prepared, config: Config, losses: Any, history: History, folder: RunFolder, progress: Progress
+    ) -> None:
+        super().__init__()
+        self.prepared, self.config, self.losses = prepared, config, losses
+        self.history, self.folder, self.progress = history, folder, progress
+        self.rows = prepared.rows("validation")
+        self.labels = prepared.labels(self.rows)
+
+    def plan(self) -> Plan:
+        """Return the plan after the epochs so far."""
+        scores = [row["val_score"] for row in self.history]
+        return plan_next_epoch(scores, self.config.fit.learning_rate, self.config.fit.epochs)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Make the epoch a function of the seed and its number."""
+        self.model.optimizer.learning_rate = self.plan().learning_rate
+        for index, layer in enumerate(self.model.layers):
+            if hasattr(layer, "seed_generator"):
+                drawn = np.random.SeedSequence([self.config.fit.seed, epoch, index]).generate_state(2)
+                layer.seed_generator.state.assign(drawn)
+        self.started = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Validate, write the checkpoints, decide whether to go on."""
+        row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
+        if not math.isfinite(row["loss"]):
+            raise RunError(
+                f"the loss is {row['loss']} in epoch {epoch + 1}",
+                where=str(self.folder.directory),
+                fix="Lower the learning rate (--learning-rate), or use --precision float32.",
+            )
+        row |= {f"val_{name}": value for name, value in self._validate().items()}
+        row["learning_rate"] = self.plan().learning_rate
+        row["seconds"] = round(time.monotonic() - self.started, 3)
+        self.history.append(row)
+        plan = self.plan()
+        if plan.best_epoch == epoch:
+            save_checkpoint(self.folder.best_checkpoint, self.model, None, self.history)
+        save_checkpoint(self.folder.last_checkpoint, self.model, self.model.optimizer, self.history)
+        with replacing(self.folder / "history.csv") as path:
+            pd.DataFrame(self.history).to_csv(path, index=False)
+        best = " *" if plan.best_epoch == epoch else ""
+        self.progress.say(
+            f"epoch {epoch + 1}/{self.config.fit.epochs}  loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
+            f"val_score {row['val_score']:.4f}{best}  {row['seconds']:.1f} s"
+        )
+        self.model.stop_training = plan.stop
+
+    def _validate(self) -> dict[str, float]:
+        """Return losses and scores on the validation split."""
+        logits, scores = score_rows(self.prepared, self.rows)
+        found = {}
+        for task in self.prepared.spec.tasks:
+            losses = self.losses[task.name].call(self.labels[task.name], logits[task.name])
+            found[f"{task.name}_loss"] = float(np.mean(losses))
+        found["loss"] = sum(found[f"{task.name}_loss"] * task.loss_weight for task in self.prepared.spec.tasks)
+        return found | validation_score(self.prepared.spec, self.labels, scores)
+
+
+def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:
+    """Note the data of a new run; refuse to go on with a run on other data."""
+    now = {"data": prepared.data_hash(), "features": prepared.store.directory.name}
+    if not (folder / "data.json").is_file():
+        folder.write_json("data.json", now)
+    elif folder.read_json("data.json") != now:
+        raise RunError(
+            "labels, images, backbone weights or precision are not those this run began with",
+            where=str(folder.directory),
+            fix="Start a new run.",
+        )
+
+
+def _weight_lines(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], balance: str) -> list[str]:
+    if balance != "weights":
+        return []
+    return [
+        f"weights of {task.name}: "
+        + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(task.classes, weights[task.name], strict=True))
+        for task in spec.tasks
+    ]

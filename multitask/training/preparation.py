@@ -1,0 +1,155 @@
+"""From files to trainable rows: labels checked, images looked at, frozen features on disk, rows split."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from multitask.audit.division import divide
+from multitask.audit.inspection import explain_unreadable
+from multitask.audit.rows import Audit, audit_cache, audit_rows
+from multitask.config import Config
+from multitask.data.archives import Archive, open_archive
+from multitask.data.frames import read_frame
+from multitask.data.tables import Table, as_table, settle_classes
+from multitask.errors import TableError
+from multitask.network import hardware
+from multitask.network.model import Network, build_network
+from multitask.progress import Progress
+from multitask.spec import ModelSpec
+from multitask.training.features import FeatureStore, compute_features, make_room, store_key
+
+FEATURE_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a training needs, for the usable rows of the label table.
+
+    Args:
+        spec: the model, classes settled.
+        network: built, its frozen side filled with weights.
+        precision: float32, bfloat16 or float16.
+        table: the usable rows.
+        digests: (rows,) SHA-256 of each row's image.
+        groups: (rows,) number of the group that stays on one side: one picture or nearly the same, or what
+            data.group_columns says.
+        parts: (rows,) "train", "validation" or "test".
+        store: features of all rows.
+        quarantine: the other rows: id, row (in the label table) and reason.
+        archive: the images.
+        images_computed, images_reused: how many distinct images went through the frozen side now, and before.
+    """
+
+    spec: ModelSpec
+    network: Network
+    precision: str
+    table: Table
+    digests: NDArray[np.object_]
+    groups: NDArray[np.int64]
+    parts: NDArray[np.object_]
+    store: FeatureStore
+    quarantine: pd.DataFrame
+    archive: Archive
+    images_computed: int
+    images_reused: int
+
+    def rows(self, part: str) -> NDArray[np.int64]:
+        """Return the rows of a split."""
+        return np.flatnonzero(self.parts == part)
+
+    def gather(self, rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+        """Return the function from positions in `rows` to their features."""
+        return self.store.gather(list(self.digests[rows]))
+
+    def labels(self, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
+        """Return the labels of rows, per task."""
+        return {name: values[rows] for name, values in self.table.labels.items()}
+
+    def data_hash(self) -> str:
+        """Return a digest of the usable rows: ids, images, labels and splits."""
+        digest = hashlib.sha256("\n".join([*self.table.ids, *self.digests, *self.parts]).encode())
+        for name in sorted(self.table.labels):
+            digest.update(self.table.labels[name].tobytes())
+        return digest.hexdigest()
+
+
+def prepare(config: Config, progress: Progress) -> Prepared:
+    """Read, look, compute features and split; unusable rows end in the quarantine, each with its reason."""
+    data = config.data
+    frame = read_frame(data.labels, data.query)
+    spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
+    table = as_table(frame, data.id_column, spec.tasks, data.labels)
+    archive = open_archive(*data.archives)
+    progress.say(f"labels: {len(table):,} rows in {data.labels}; images: {len(archive):,} in {', '.join(data.images)}")
+    precision = hardware.fastest_precision() if config.fit.precision == "auto" else config.fit.precision
+    with hardware.strategy().scope():
+        network = build_network(spec, precision)
+    progress.say(f"network: {spec.backbone}, weights {spec.weights}, frozen: {spec.freeze}, {precision}")
+    with progress.track("looking at images", len(set(table.ids))) as advance:
+        audit = audit_rows(table, spec.tasks, archive, spec.image.max_pixels, audit_cache(data), advance)
+    store, computed, reused = _features(config, network, precision, table, audit, archive, progress)
+    usable = audit.reasons == ""
+    if not usable.any():
+        raise TableError(
+            _why_nothing_is_usable(audit),
+            where=data.labels,
+            expected=f"ids such as {', '.join(itertools.islice(archive, 3)) or '(no image at all)'}",
+            received=f"ids such as {', '.join(table.ids[:3])}",
+            fix="An id is a file name without extension. Check data.images and data.id_column.",
+        )
+    quarantine = pd.DataFrame(
+        {"id": table.ids[~usable], "row": np.flatnonzero(~usable), "reason": audit.reasons[~usable]}
+    )
+    progress.say(_quarantine_line(quarantine, len(table)))
+    table, digests = table.take(usable), audit.digests[usable]
+    groups, parts = divide(table, spec.tasks, digests, audit.alike[usable], data, config.fit.seed)
+    return Prepared(
+        spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
+    )
+
+
+def _features(
+    config: Config, network: Network, precision: str, table: Table, audit: Audit, archive: Archive, progress: Progress
+) -> tuple[FeatureStore, int, int]:
+    """Open the store, compute what it lacks, and give rows whose image cannot be decoded their reason."""
+    root, key = Path(config.data.features), store_key(network, precision)
+    shape, dtype = tuple(network.frozen.output.shape[1:]), str(network.frozen.output.dtype)
+    store = FeatureStore(root, key, shape, dtype)
+    usable = np.flatnonzero(audit.reasons == "")
+    images = {str(audit.digests[row]): str(table.ids[row]) for row in usable}
+    missing = sum(digest not in store for digest in images)
+    for deleted in make_room(root, key, missing * store.row_bytes, int(config.data.features_gb * 1e9)):
+        progress.say(f"features: deleted {root / deleted}, unused for longest, to stay within data.features_gb")
+    with progress.track("computing features", missing) as advance:
+        failed = set(
+            compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
+        )
+    for row in usable:
+        if audit.digests[row] in failed:
+            audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
+    computed, reused = missing - len(failed), len(images) - missing
+    progress.say(f"features: {computed:,} images computed, {reused:,} reused, in {store.directory}")
+    return store, computed, reused
+
+
+def _why_nothing_is_usable(audit: Audit) -> str:
+    reasons, counts = np.unique(audit.reasons.astype(str), return_counts=True)
+    most = counts.argmax()
+    return f"no row can be used; {counts[most]:,} of {counts.sum():,} rows: {reasons[most]}"
+
+
+def _quarantine_line(quarantine: pd.DataFrame, rows: int) -> str:
+    if quarantine.empty:
+        return f"quarantine: none of {rows:,} rows"
+    kinds = quarantine["reason"].str.split(":").str[0].value_counts()
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    return f"quarantine: {len(quarantine):,} of {rows:,} rows ({counts})"

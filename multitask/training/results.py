@@ -1,0 +1,255 @@
+"""What a training leaves behind: scores, thresholds, metrics, the model, plots and the report."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.special
+from numpy.typing import NDArray
+
+from multitask.audit import splits
+from multitask.config import Config
+from multitask.data.archives import Archive
+from multitask.evaluation import plots
+from multitask.evaluation.report import write_report
+from multitask.evaluation.tasks import choose_thresholds, evaluate
+from multitask.network import hardware
+from multitask.network.model import build_network
+from multitask.network.preprocessing import preprocess
+from multitask.progress import Progress
+from multitask.runs import RunFolder
+from multitask.spec import ModelSpec
+from multitask.storage import replacing
+from multitask.training.checkpoints import History
+from multitask.training.dataset import inference_batches
+from multitask.training.preparation import Prepared
+
+SCORING_BATCH = 128
+GALLERY_IMAGES = 18
+
+Arrays = dict[str, NDArray[np.float32]]
+
+
+def score_rows(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[Arrays, Arrays]:
+    """Return logits and scores of rows, per task float32 (rows, classes), from their stored features."""
+    model = prepared.network.trainable
+    batches = inference_batches(
+        prepared.gather(rows), tuple(model.input.shape[1:]), model.input.dtype, len(rows), SCORING_BATCH
+    )
+    logits = model.predict(batches, verbose=0)
+    activation = {"multiclass": lambda values: scipy.special.softmax(values, axis=1), "multilabel": scipy.special.expit}
+    return logits, {task.name: activation[task.kind](logits[task.name]) for task in prepared.spec.tasks}
+
+
+def write_results(
+    prepared: Prepared,
+    config: Config,
+    weights: Mapping[str, NDArray[np.float32]],
+    history: History,
+    folder: RunFolder,
+    progress: Progress,
+    started: float,
+) -> ModelSpec:
+    """Choose thresholds, evaluate, save the model and everything that explains it; return the spec with thresholds.
+
+    `metrics.json` is written last: a run that has it is finished.
+    """
+    validation, test = prepared.rows("validation"), prepared.rows("test")
+    spec = _with_thresholds(prepared.spec, prepared.labels(validation), score_rows(prepared, validation)[1])
+    scores = score_rows(prepared, test)[1]
+    train_labels = prepared.labels(prepared.rows("train"))
+    groups = prepared.groups[test]
+    evaluation = evaluate(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
+    _write_tables(prepared, folder)
+    spec.save(folder / "spec.json")
+    _save_model(prepared, folder)
+    progress.say("plots and report")
+    ids, labels = list(prepared.table.ids[test]), prepared.labels(test)
+    figures = {
+        **answer_figures(spec, prepared.archive, ids, labels, scores, evaluation.confusion),
+        "history": plots.plot_history(pd.DataFrame(history)),
+        "architecture": plots.plot_architecture(*_stages(prepared)),
+    }
+    paths = plots.save_plots(figures, folder / "plots")
+    manifest = _manifest(prepared, config, weights, history, started)
+    folder.write_json("manifest.json", manifest)
+    write_report(
+        folder / "report.html",
+        title=f"Run {folder.name}",
+        facts={name: str(value) for name, value in manifest.items() if isinstance(value, str | int | float)},
+        evaluation=evaluation,
+        rows_name="the test split",
+        figures=paths,
+        notes=_notes(prepared, history),
+        quarantine=prepared.quarantine,
+        split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
+        next_commands=next_commands(folder, config),
+    )
+    folder.write_json("metrics.json", evaluation.as_dict())
+    return spec
+
+
+def next_commands(folder: RunFolder, config: Config) -> list[str]:
+    """Return what a person would type next."""
+    test = Path(config.data.labels).parent / "test.parquet"
+    table = test if test.exists() else "TEST.parquet"
+    images = " ".join(config.data.images)
+    return [
+        f"python -m multitask.predict {table} --images {images} --run {folder.name}",
+        f"python -m multitask.evaluate LABELS.parquet --images {images} --run {folder.name}",
+        f"python -m multitask.publish --run {folder.name}",
+    ]
+
+
+def _with_thresholds(spec: ModelSpec, labels: Arrays, scores: Arrays) -> ModelSpec:
+    """Settle the decision threshold of every tag: the configured one, else the best on the validation split."""
+    tasks = []
+    for task in spec.tasks:
+        if task.kind == "multilabel" and task.threshold is None:
+            chosen = choose_thresholds(labels[task.name], scores[task.name])
+            task = task.model_copy(update={"thresholds": chosen})
+        tasks.append(task)
+    return spec.model_copy(update={"tasks": tuple(tasks)})
+
+
+def _write_tables(prepared: Prepared, folder: RunFolder) -> None:
+    """Write which row is in which split, with its labels, and which rows could not be used."""
+    frame = pd.DataFrame(
+        {"id": prepared.table.ids, "split": prepared.parts, "group": prepared.groups, "sha256": prepared.digests}
+    )
+    for task in prepared.spec.tasks:
+        labels = prepared.table.labels[task.name]
+        columns = task.columns if task.kind == "multilabel" else (task.name,)
+        for column, values in zip(columns, labels.reshape(len(labels), -1).T, strict=True):
+            frame[column] = values
+    with replacing(folder / "splits.parquet") as path:
+        frame.to_parquet(path, index=False)
+    with replacing(folder / "quarantine.parquet") as path:
+        prepared.quarantine.to_parquet(path, index=False)
+
+
+def _save_model(prepared: Prepared, folder: RunFolder) -> None:
+    """Save the whole network as float32, which loads on any machine."""
+    network = prepared.network
+    if prepared.precision != "float32":
+        network = build_network(prepared.spec, "float32", initialise=False)
+        network.whole.set_weights(prepared.network.whole.get_weights())
+    with replacing(folder / "model.keras") as path:
+        network.whole.save(path)
+    lines: list[str] = []
+    network.whole.summary(expand_nested=True, line_length=110, print_fn=lambda line, **_: lines.append(line))
+    with replacing(folder / "model_summary.txt") as path:
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def answer_figures(
+    spec: ModelSpec,
+    archive: Archive,
+    ids: Sequence[str],
+    labels: Mapping[str, NDArray[np.float32]],
+    scores: Mapping[str, NDArray[np.float32]],
+    confusion: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Any]:
+    """Draw what the model answers for some labelled rows: a gallery, confusions and curves."""
+    shown = slice(0, GALLERY_IMAGES)
+    visible = spec.image.model_copy(update={"height": 2 * spec.image.height, "width": 2 * spec.image.width})
+    images = [preprocess(archive[name], visible).numpy() for name in ids[shown]]
+    shown_scores = {name: values[shown] for name, values in scores.items()}
+    shown_labels = {name: values[shown] for name, values in labels.items()}
+    figures = {"predictions": plots.plot_predictions(spec, images, shown_scores, shown_labels)}
+    for task in spec.tasks:
+        if task.kind == "multiclass":
+            figures[f"{task.name}_confusion"] = plots.plot_confusion(task, confusion[task.name])
+        curves = (task, labels[task.name], scores[task.name], task.settled_thresholds())
+        figures[f"{task.name}_precision_recall"] = plots.plot_precision_recall(*curves)
+        figures[f"{task.name}_roc"] = plots.plot_roc(*curves)
+    return figures
+
+
+def _stages(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Describe the network as stages of layers with the same output size, and its heads."""
+    stages: list[dict[str, Any]] = []
+    for side, frozen in ((prepared.network.frozen, True), (prepared.network.trainable.get_layer("rest"), False)):
+        for layer in side.layers:
+            shape = "x".join(str(size) for size in layer.output.shape[1:])
+            size = (frozen, shape.split("x")[:2])
+            is_same = stages and (stages[-1]["frozen"], stages[-1]["shape"].split("x")[:2]) == size
+            if type(layer).__name__ == "InputLayer":
+                continue
+            if not is_same:
+                stages.append({"name": layer.name, "shape": shape, "params": 0, "frozen": frozen})
+            stages[-1] |= {"name": layer.name, "shape": shape, "params": stages[-1]["params"] + layer.count_params()}
+    heads = [
+        {
+            "name": task.name,
+            "classes": len(task.classes),
+            "activation": "softmax" if task.kind == "multiclass" else "sigmoid",
+        }
+        for task in prepared.spec.tasks
+    ]
+    return stages, heads
+
+
+def _manifest(
+    prepared: Prepared, config: Config, weights: Mapping[str, NDArray[np.float32]], history: History, started: float
+) -> dict[str, Any]:
+    """Return what one needs to know to repeat or trust this run."""
+    best = max(history, key=lambda row: row["val_score"])
+    packages = ("multitask", "tensorflow", "keras", "numpy", "pyarrow", "scikit-learn")
+    return {
+        "seed": config.fit.seed,
+        "backbone": prepared.spec.backbone,
+        "weights": prepared.spec.weights,
+        "freeze": prepared.spec.freeze,
+        "precision": prepared.precision,
+        "spec": prepared.spec.fingerprint(),
+        "data": prepared.data_hash(),
+        "features": prepared.store.directory.name,
+        "images_computed": prepared.images_computed,
+        "images_reused": prepared.images_reused,
+        "rows": len(prepared.table),
+        "rows_in_quarantine": len(prepared.quarantine),
+        "epochs": len(history),
+        "best_epoch": int(best["epoch"]),
+        "best_val_score": best["val_score"],
+        "seconds": round(time.monotonic() - started, 1),
+        "hardware": hardware.describe(),
+        "versions": {name: _version(name) for name in packages},
+        "label_weights": {name: [round(float(value), 4) for value in values] for name, values in weights.items()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _notes(prepared: Prepared, history: History) -> list[str]:
+    """Say what a reader of the figures should keep in mind."""
+    notes = []
+    if prepared.spec.weights == "random":
+        notes.append("The backbone has random weights, not ImageNet's: these are figures of random features.")
+    indicators = splits.indicators(prepared.table.labels, prepared.spec.tasks)
+    largest = max(splits.deviations(indicators, prepared.parts).values())
+    notes.append(f"The share of any label in a split differs by at most {largest:.1%} from its share in all rows.")
+    return notes
+
+
+def label_counts(spec: ModelSpec, labels: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> dict[str, dict[str, int]]:
+    """Count rows, in all and with each label, per split; `labels` are by split and task."""
+    counts: dict[str, dict[str, int]] = {"rows": {}}
+    for part, values in labels.items():
+        counts["rows"][part] = len(next(iter(values.values())))
+        hits = splits.indicators(values, spec.tasks).sum(axis=0)
+        names = [name for task in spec.tasks for name in task.classes]
+        for name, count in zip(names, hits, strict=True):
+            counts.setdefault(name, {})[part] = int(count)
+    return counts

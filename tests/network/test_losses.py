@@ -1,0 +1,107 @@
+"""losses: cross-entropy of scikit-learn, weighted, and blind to missing labels."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+import sklearn.metrics as sk
+import tensorflow as tf
+from sklearn.utils.class_weight import compute_class_weight
+
+from multitask.errors import TableError
+from multitask.network.losses import TaskAccuracy, TaskLoss, class_weights
+from multitask.spec import Task
+
+pytestmark = pytest.mark.tensor
+
+CATEGORY = Task(name="category", kind="multiclass", columns=("c",), classes=("a", "b", "c"))
+TAGS = Task(name="tags", kind="multilabel", columns=("x", "y"), classes=("x", "y"))
+NAN = np.nan
+
+
+def logits(rows: int, columns: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 2, (rows, columns)).astype(np.float32)
+
+
+def test_class_weights_are_the_balanced_ones_of_scikit_learn() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2, NAN], np.float32)
+    known = labels[:-1].astype(int)
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=known)
+    np.testing.assert_allclose(class_weights(CATEGORY, labels, "weights"), expected, rtol=1e-6)
+    assert class_weights(CATEGORY, labels, "none").tolist() == [1, 1, 1]
+
+
+def test_tag_weights_are_negatives_over_positives() -> None:
+    labels = np.array([[1, 0], [0, NAN], [0, 1], [0, 1]], np.float32)
+    np.testing.assert_allclose(class_weights(TAGS, labels, "weights"), [3, 0.5])
+
+
+def test_a_tag_that_no_training_row_has_is_refused_by_name() -> None:
+    with pytest.raises(TableError, match=r"tags.*y: no training row has this tag"):
+        class_weights(TAGS, np.array([[1, 0], [0, NAN]], np.float32), "none")
+
+
+def test_multiclass_loss_is_weighted_cross_entropy() -> None:
+    values, labels = logits(20, 3), np.arange(20, dtype=np.float32) % 3
+    weights = np.array([1.0, 2.0, 0.5])
+    losses = np.asarray(TaskLoss("multiclass", weights).call(labels, values))
+    expected = sk.log_loss(labels, scipy.special.softmax(values, axis=1), sample_weight=weights[labels.astype(int)])
+    assert losses.sum() / weights[labels.astype(int)].sum() == pytest.approx(expected, rel=1e-5)
+
+
+def test_multilabel_loss_is_that_of_tensorflow() -> None:
+    values = logits(20, 2)
+    labels = (logits(20, 2) > 0).astype(np.float32)[::-1]
+    weights = np.array([3.0, 0.5], np.float32)
+    expected = tf.reduce_mean(tf.nn.weighted_cross_entropy_with_logits(labels, values, weights), axis=1)
+    np.testing.assert_allclose(TaskLoss("multilabel", weights).call(labels, values), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "missing"), [("multiclass", [NAN]), ("multilabel", [NAN, NAN])])
+def test_a_missing_label_has_no_loss_and_no_gradient(kind: str, missing: list[float]) -> None:
+    width = 3 if kind == "multiclass" else 2
+    values = tf.Variable(logits(2, width))
+    labels = np.array([missing, [1.0] * len(missing)], np.float32)
+    with tf.GradientTape() as tape:
+        losses = TaskLoss(kind, np.ones(width)).call(labels, values)
+        total = tf.reduce_sum(losses)
+    assert float(losses[0]) == 0
+    assert float(losses[1]) > 0
+    gradient = tape.gradient(total, values).numpy()
+    assert (gradient[0] == 0).all()
+    assert np.isfinite(gradient).all()
+
+
+def test_one_missing_tag_leaves_the_gradient_of_the_other() -> None:
+    values = tf.Variable(logits(1, 2))
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(TaskLoss("multilabel", np.ones(2)).call(np.array([[NAN, 1]], np.float32), values))
+    gradient = tape.gradient(loss, values).numpy()[0]
+    assert gradient[0] == 0
+    assert gradient[1] < 0
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_extreme_logits_give_finite_losses(sign: int) -> None:
+    values = np.full((1, 2), sign * 1e4, np.float32)
+    assert np.isfinite(TaskLoss("multilabel", np.ones(2)).call(np.array([[0.0, 1.0]], np.float32), values)).all()
+
+
+def test_accuracy_counts_known_labels_only() -> None:
+    metric = TaskAccuracy("multiclass")
+    metric.update_state(np.array([0, 1, NAN], np.float32), np.eye(3, dtype=np.float32))
+    metric.update_state(np.array([2, NAN, NAN], np.float32), np.eye(3, dtype=np.float32))
+    assert float(metric.result()) == pytest.approx(2 / 3)
+    tags = TaskAccuracy("multilabel")
+    tags.update_state(np.array([[1, NAN], [0, 1]], np.float32), np.array([[1, 1], [1, 1]], np.float32))
+    assert float(tags.result()) == pytest.approx(2 / 3)
+
+
+def test_losses_and_metrics_survive_their_configuration() -> None:
+    loss = TaskLoss("multilabel", [2.0, 3.0])
+    again = keras.losses.deserialize(keras.losses.serialize(loss))
+    assert (again.kind, again.weights) == (loss.kind, loss.weights)
+    metric = keras.metrics.deserialize(keras.metrics.serialize(TaskAccuracy("multiclass")))
+    assert metric.kind == "multiclass"

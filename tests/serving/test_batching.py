@@ -1,0 +1,141 @@
+"""Dynamic batching: what arrives together runs together, and nobody gets another's answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multitask.errors import ServerUnavailable
+from multitask.serving.batching import Batcher
+
+
+def double(signature: str, inputs: dict) -> dict:
+    if (inputs["x"] < 0).any():
+        raise ValueError("negative")
+    return {"y": inputs["x"] * 2}
+
+
+def rows(*values: int) -> dict:
+    return {"x": np.array(values)}
+
+
+def result(parts: list) -> list[int]:
+    return np.concatenate([part.result(5)["y"] for part in parts]).tolist()
+
+
+class Gate:
+    """A model that waits until it is let through, and remembers the size of every batch."""
+
+    def batcher(self, **limits: int) -> tuple[Batcher, list]:
+        """Return a batcher with one worker, which is busy with a first request."""
+        batcher = Batcher(self.run, workers=1, **limits)
+        first = batcher.submit("s", rows(0))
+        assert self.busy.wait(5)
+        return batcher, first
+
+    def __init__(self) -> None:
+        self.open, self.busy, self.sizes = threading.Event(), threading.Event(), []
+
+    def run(self, signature: str, inputs: dict) -> dict:
+        self.sizes.append(len(inputs["x"]))
+        self.busy.set()
+        assert self.open.wait(10)
+        return double(signature, inputs)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40))
+def test_everybody_gets_their_own_answer(sizes: list[int]) -> None:
+    batcher = Batcher(double, max_rows=8, max_waiting_rows=10_000)
+    try:
+        requests = [rows(*range(100 * number, 100 * number + size)) for number, size in enumerate(sizes)]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda inputs: result(batcher.submit("s", inputs)), requests))
+        assert found == [(inputs["x"] * 2).tolist() for inputs in requests]
+    finally:
+        batcher.close()
+
+
+def test_what_arrives_while_the_model_is_busy_goes_through_together() -> None:
+    gate = Gate()
+    batcher, first = gate.batcher(max_rows=4)
+    others = [batcher.submit("s", rows(number)) for number in range(1, 7)]
+    gate.open.set()
+    assert [result(parts) for parts in (first, *others)] == [[2 * number] for number in range(7)]
+    assert gate.sizes == [1, 4, 2]
+    batcher.close()
+
+
+def test_a_wrong_request_takes_no_other_down() -> None:
+    gate = Gate()
+    batcher, _ = gate.batcher()
+    good, bad, other = (batcher.submit("s", rows(value)) for value in (1, -1, 2))
+    gate.open.set()
+    assert (result(good), result(other)) == ([2], [4])
+    with pytest.raises(ValueError, match="negative"):
+        bad[0].result(5)
+    batcher.close()
+
+
+def test_other_signatures_shapes_and_ranks_are_not_mixed() -> None:
+    gate = Gate()
+    batcher, _ = gate.batcher()
+    others = [
+        batcher.submit("t", rows(1)),
+        batcher.submit("s", {"x": np.array([[1, 2]])}),
+        batcher.submit("s", rows(3)),
+    ]
+    gate.open.set()
+    for parts in others:
+        parts[0].result(5)
+    assert gate.sizes == [1, 1, 1, 1]
+    batcher.close()
+
+
+def test_a_request_larger_than_a_batch_is_cut_and_put_together() -> None:
+    batcher = Batcher(double, max_rows=4)
+    assert result(batcher.submit("s", rows(*range(11)))) == [2 * number for number in range(11)]
+    batcher.close()
+
+
+def test_a_full_queue_refuses_and_recovers() -> None:
+    gate = Gate()
+    batcher, first = gate.batcher(max_rows=2, max_waiting_rows=3)
+    taken = [first, batcher.submit("s", rows(1, 2)), batcher.submit("s", rows(3))]
+    with pytest.raises(ServerUnavailable, match="full"):
+        batcher.submit("s", rows(4))
+    gate.open.set()
+    assert [result(parts) for parts in taken] == [[0], [2, 4], [6]]
+    assert result(batcher.submit("s", rows(4))) == [8]
+    batcher.close()
+
+
+def test_a_request_that_was_given_up_is_not_run() -> None:
+    gate = Gate()
+    batcher, first = gate.batcher(max_rows=1)
+    [given_up] = batcher.submit("s", rows(1))
+    last = batcher.submit("s", rows(2))
+    assert given_up.cancel()
+    gate.open.set()
+    assert (result(first), result(last)) == ([0], [4])
+    assert gate.sizes == [1, 1]
+    batcher.close()
+
+
+def test_closing_answers_what_is_queued() -> None:
+    def slow(signature: str, inputs: dict) -> dict:
+        time.sleep(0.02)
+        return double(signature, inputs)
+
+    batcher = Batcher(slow, max_rows=1)
+    parts = [batcher.submit("s", rows(number)) for number in range(10)]
+    batcher.close()
+    assert [result(part) for part in parts] == [[2 * number] for number in range(10)]
+    with pytest.raises(ServerUnavailable):
+        batcher.submit("s", rows(1))

@@ -1,0 +1,147 @@
+"""features: each image once; nothing stale, nothing half-written, nothing beyond the budget."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from multitask.config import Config
+from multitask.data.archives import Archive, open_archive
+from multitask.errors import ConfigError
+from multitask.network.model import Network, build_network
+from multitask.network.preprocessing import preprocess
+from multitask.training.features import FeatureStore, compute_features, make_room, store_key
+from tests.conftest import photo, write_zip
+
+pytestmark = pytest.mark.tensor
+
+CLASSES = {"category": ("a", "b"), "tags": ("polka dot", "floral", "checker")}
+
+
+def make_network(**model: object) -> Network:
+    model = {"backbone": "small_cnn", "weights": "random", "image_size": (16, 16), **model}
+    return build_network(Config(model=model).model_spec(CLASSES))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Archive:
+    members = {f"{number}.jpg": photo(number) for number in range(10)}
+    return open_archive(write_zip(tmp_path / "a.zip", members))
+
+
+def digests(archive: Archive) -> dict[str, str]:
+    return {hashlib.sha256(archive[name]).hexdigest(): name for name in archive}
+
+
+def compute(store: FeatureStore, network: Network, archive: Archive, images: dict[str, str]) -> list[str]:
+    return compute_features(store, network.frozen, images, archive, network.spec.image, 4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float16", "bfloat16"])
+def test_features_come_back_as_they_were_stored(tmp_path: Path, dtype: str) -> None:
+    with FeatureStore(tmp_path, "key", (3,), dtype) as store:
+        store.add(["a", "b"], np.array([[1, 2, 3], [4, 5, 6]]))
+        store.add(["c"], np.array([[7, 8, 9]]))
+    with FeatureStore(tmp_path, "key", (3,), dtype) as store:
+        fetched = store.gather(["c", "a", "b"])(np.array([2, 0, 1, 0]))
+    assert fetched.dtype.name == dtype
+    assert fetched.astype(int).tolist() == [[4, 5, 6], [7, 8, 9], [1, 2, 3], [7, 8, 9]]
+
+
+def test_stored_features_are_those_of_the_frozen_network(tmp_path: Path, archive: Archive) -> None:
+    network, images = make_network(), digests(archive)
+    with FeatureStore(tmp_path / "f", "key", network.frozen.output.shape[1:], "float32") as store:
+        assert compute(store, network, archive, images) == []
+        fetched = store.gather(list(images))(np.arange(10))
+    pixels = np.stack([preprocess(archive[name], network.spec.image) for name in images.values()])
+    np.testing.assert_allclose(fetched, network.frozen(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_pass_computes_nothing_and_an_edited_image_anew(tmp_path: Path, archive: Archive) -> None:
+    network, images = make_network(), digests(archive)
+    shape, done = network.frozen.output.shape[1:], []
+    with FeatureStore(tmp_path / "f", "key", shape, "float32") as store:
+        compute(store, network, archive, images)
+        compute_features(store, network.frozen, images, archive, network.spec.image, 4, done.append)
+        assert done == []
+    edited = open_archive(write_zip(tmp_path / "b.zip", {"0.jpg": photo(0), "1.jpg": photo(99)}))
+    with FeatureStore(tmp_path / "f", "key", shape, "float32") as store:
+        compute_features(store, network.frozen, digests(edited), edited, network.spec.image, 4, done.append)
+        assert sum(done) == 1
+
+
+def test_an_undecodable_image_is_reported_and_the_others_are_stored(tmp_path: Path) -> None:
+    archive = open_archive(write_zip(tmp_path / "a.zip", {"good.jpg": photo(1), "bad.jpg": b"x", "also.jpg": photo(2)}))
+    network, images = make_network(), digests(archive)
+    with FeatureStore(tmp_path / "f", "key", network.frozen.output.shape[1:], "float32") as store:
+        failed = compute(store, network, archive, images)
+        assert [images[digest] for digest in failed] == ["bad"]
+        assert sum(digest in store for digest in images) == 2
+
+
+def test_the_key_covers_everything_that_features_depend_on(tmp_path: Path) -> None:
+    base = make_network()
+    others = [
+        make_network(freeze="block3_pool"),
+        make_network(pooling="avg"),
+        make_network(image_size=(16, 24)),
+        make_network(resize="pad"),
+    ]
+    base.whole.save(tmp_path / "w.keras")
+    changed = make_network()
+    changed.frozen.set_weights([value * 1.01 for value in changed.frozen.get_weights()])
+    keys = [store_key(network, "float32") for network in (base, *others, changed)] + [store_key(base, "bfloat16")]
+    assert len(set(keys)) == len(keys)
+
+
+def test_the_key_does_not_cover_what_features_do_not_depend_on(tmp_path: Path) -> None:
+    base = make_network()
+    base.whole.save(tmp_path / "w.keras")
+    same_weights = make_network(weights=str(tmp_path / "w.keras"))
+    assert store_key(base, "float32") == store_key(make_network(dropout=0.5), "float32")
+    assert store_key(base, "float32") == store_key(same_weights, "float32")
+
+
+def test_a_chunk_that_a_kill_cut_short_does_not_count(tmp_path: Path) -> None:
+    with FeatureStore(tmp_path, "key", (3,), "float32") as store:
+        store.add(["a"], np.ones((1, 3)))
+        store.add(["b"], np.ones((1, 3)))
+    listing = next(path for path in (tmp_path / "key").glob("*.sha256") if path.read_text() == "b")
+    listing.unlink()
+    (tmp_path / "key" / ".half.npy").write_bytes(b"\x93NUM")
+    with FeatureStore(tmp_path, "key", (3,), "float32") as store:
+        assert "a" in store
+        assert "b" not in store
+
+
+def test_a_failing_disk_leaves_no_chunk_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with FeatureStore(tmp_path, "key", (3,), "float32") as store:
+        monkeypatch.setattr(np, "save", full)
+        with pytest.raises(OSError, match="No space left"):
+            store.add(["a"], np.ones((1, 3)))
+        assert "a" not in store
+    assert [path.name for path in (tmp_path / "key").iterdir()] == ["in-use"]
+
+
+def test_the_longest_unused_store_makes_room_and_one_in_use_never_does(tmp_path: Path) -> None:
+    import os
+
+    for age, key in enumerate(("newest", "older", "oldest", "held")):
+        with FeatureStore(tmp_path, key, (1000,), "uint8") as store:
+            store.add(["a"], np.zeros((1, 1000)))
+        os.utime(tmp_path / key / "in-use", (0, 1e9 - age))
+    with FeatureStore(tmp_path, "held", (1000,), "uint8"):
+        os.utime(tmp_path / "held" / "in-use", (0, 0))
+        assert make_room(tmp_path, "mine", 2000, 5000) == ["oldest", "older"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["held", "newest"]
+
+
+def test_features_beyond_the_budget_are_refused_with_the_ways_out(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"features_gb.*expected at least 3\.0; received 2\.0.*pooling"):
+        make_room(tmp_path, "mine", 3_000_000_000, 2_000_000_000)
