@@ -15,7 +15,7 @@ from multitask.errors import ConfigError
 from multitask.progress import Lines
 
 if TYPE_CHECKING:
-    from multitask.prediction.predictor import Predictor
+    from multitask.prediction.protocol import Predictor
 
 
 @dataclass(frozen=True)

@@ -6,108 +6,102 @@ import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-ROOMS = {path.stem: path for path in (ROOT / "multitask").glob("*.py") if path.stem != "__init__"}
+from tests.house import ROOT, doors, imports, in_order, package_of, packages, rooms
+
+ROOMS = rooms()
+LONGEST, MOST_ROOMS = 300, 15
 
 
-def layers() -> dict[str, list[str]]:
-    """Read the table of layers from the README, the one place where it stands."""
-    table = (ROOT / "README.md").read_text(encoding="utf-8").split("<!-- layers -->")[1].split("<!-- end layers -->")[0]
-    found = {}
-    for line in table.splitlines():
-        match = re.match(r"\| ([a-z ]+) \|[^|]*\| (.*) \|", line)
-        if match and match[1] != "layer":
-            found[match[1]] = re.findall(r"`(\w+)`", match[2])
-    return found
+def law() -> dict[str, set[str]]:
+    """Read the table of packages from CONTRIBUTING.md, the one place where it stands: what each may import."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    table = text.split("<!-- packages -->")[1].split("<!-- end packages -->")[0]
+    lines = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", table, re.MULTILINE)
+    found = {package: set(re.findall(r"\w+", may)) - {"nothing"} for package, may in lines}
+    return {package: set(found) - {"doors"} if may == {"all"} else may for package, may in found.items()}
 
 
-LAYERS = layers()
-LEVEL = {room: level for level, rooms in enumerate(LAYERS.values()) for room in rooms}
+def test_packages_import_what_the_law_says_and_no_more() -> None:
+    found = packages()
+    assert found.pop("doors") <= set(found)
+    assert found == {package: may for package, may in law().items() if package != "doors"}
 
 
-def imports(path: Path) -> tuple[set[str], set[str]]:
-    """Return the rooms and the outside packages that a file imports, inside functions as well."""
-    rooms, packages = set(), set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    typing_only = {
-        id(node)
-        for test in ast.walk(tree)
-        if isinstance(test, ast.If) and isinstance(test.test, ast.Name) and test.test.id == "TYPE_CHECKING"
-        for node in ast.walk(test)
-    }
-    for node in ast.walk(tree):
-        if id(node) in typing_only:
-            continue
-        names = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        for name in names:
-            first, *rest = name.split(".")
-            rooms.add(rest[0]) if first == "multitask" else packages.add(first)
-    return rooms & set(ROOMS), packages
-
-
-def test_every_room_stands_in_exactly_one_layer_of_the_readme() -> None:
-    named = [room for rooms in LAYERS.values() for room in rooms]
-    assert sorted(named) == sorted(ROOMS)
-
-
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_imports_only_from_layers_above_it_or_its_own(room: str) -> None:
-    for other in imports(ROOMS[room])[0]:
-        assert LEVEL[other] <= LEVEL[room], f"{room} imports {other}"
-        between = {list(LAYERS)[LEVEL[room]], list(LAYERS)[LEVEL[other]]}
-        assert between != {"scores", "tensors"}, f"{room} and {other} meet only in jobs"
+def test_packages_stand_in_the_order_of_their_imports_without_a_circle() -> None:
+    order = list(law())
+    for package, others in law().items():
+        assert {order.index(other) < order.index(package) for other in others} <= {True}, package
 
 
 def test_no_room_is_imported_in_a_circle() -> None:
     graph = {room: imports(path)[0] for room, path in ROOMS.items()}
-    order: list[str] = []
-    while len(order) < len(graph):
-        ready = [room for room, needs in graph.items() if room not in order and needs <= set(order)]
-        assert ready, f"circle among {sorted(set(graph) - set(order))}"
-        order += ready
+    assert sorted(in_order(graph)) == sorted(graph)
 
 
-def test_nobody_imports_a_door() -> None:
-    doors = set(LAYERS["doors"]) - {"cli"}
+def test_nobody_imports_a_door_or_a_private_name_of_another_room() -> None:
     for room, path in ROOMS.items():
-        assert not imports(path)[0] & doors, room
+        found, _, private = imports(path)
+        assert not private, room
+        if room != "__main__":
+            assert not found & (doors() - {"cli"}), room
 
 
-def test_the_first_layer_needs_pydantic_and_tyro_alone() -> None:
-    for room in LAYERS["words"]:
+def test_a_room_neither_repeats_its_package_nor_differs_from_a_neighbour_by_a_suffix() -> None:
+    for room in ROOMS:
+        *package, name = room.split(".")
+        assert not package or name[:5] != package[0][:5], room
+
+
+def test_words_need_pydantic_and_tyro_alone() -> None:
+    for room in (room for room in ROOMS if package_of(room) == "words"):
         outside = imports(ROOMS[room])[1] - set(sys.stdlib_module_names)
-        assert outside <= {"pydantic", "pydantic_core", "tyro", "tomli_w"}, room
+        assert outside <= {"pydantic", "pydantic_core", "tyro", "tomli_w", "rich"}, room
 
 
-def test_four_layers_and_all_doors_load_without_tensorflow() -> None:
-    rooms = [room for layer in ("words", "files", "scores", "wire", "doors") for room in LAYERS[layer]]
-    code = "import sys\n" + "".join(f"import multitask.{room}\n" for room in rooms)
+def test_a_client_needs_the_protocol_alone() -> None:
+    assert imports(ROOMS["serving.client"])[0] == {"errors", "prediction.protocol", "spec"}
+
+
+def test_the_doors_and_half_of_the_packages_load_without_tensorflow() -> None:
+    light = ("words", "doors", "data", "audit", "evaluation", "serving", "demo")
+    chosen = [room for room in ROOMS if package_of(room) in light and room != "__main__"]
+    code = "import sys\n" + "".join(f"import multitask.{room}\n" for room in chosen)
     code += "assert not {'tensorflow', 'keras'} & set(sys.modules), 'TensorFlow was imported'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
-def test_rooms_and_functions_keep_their_size() -> None:
+def test_rooms_functions_and_packages_keep_their_size() -> None:
     for room, path in ROOMS.items():
         text = path.read_text(encoding="utf-8")
-        assert len(text.splitlines()) <= 300, room
+        assert len(text.splitlines()) <= LONGEST, room
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{room}.{node.name}"
+    for package in law():
+        assert sum(package_of(room) == package for room in ROOMS) < MOST_ROOMS, package
 
 
-def test_every_room_opens_with_one_line_that_says_what_it_is() -> None:
-    for room, path in ROOMS.items():
+def test_every_room_and_package_opens_with_a_line_that_says_what_it_is() -> None:
+    for path in [*ROOMS.values(), *(ROOT / "multitask").rglob("__init__.py")]:
         docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-        assert docstring, room
-        assert docstring.splitlines()[0].rstrip()[-1] in ".:", room
+        assert docstring, path
+        assert docstring.splitlines()[0].rstrip()[-1] in ".:", path
+
+
+def test_every_package_says_what_goes_in_what_comes_out_and_what_to_read_first() -> None:
+    for path in (ROOT / "multitask").glob("*/__init__.py"):
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert re.search(r"^In: .* Out: .*\nRead `(\w+)` first", docstring, re.MULTILINE), path
+        first = re.search(r"Read `(\w+)` first", docstring)
+        assert first and (path.parent / f"{first[1]}.py").is_file(), path
+
+
+def test_tests_mirror_the_packages() -> None:
+    for path in (ROOT / "tests").glob("*/test_*.py"):
+        assert (ROOT / "multitask" / path.parent.name).is_dir(), path
 
 
 def test_the_front_door_costs_nothing_and_holds_what_it_lists() -> None:
@@ -117,6 +111,6 @@ def test_the_front_door_costs_nothing_and_holds_what_it_lists() -> None:
 
     for name in multitask.__all__:
         assert getattr(multitask, name).__name__ == name
-        assert name not in LAYERS["doors"]
+        assert name not in doors()
     with pytest.raises(AttributeError, match="nobody"):
         _ = multitask.nobody

@@ -14,7 +14,7 @@ import requests
 
 from multitask.data.archives import open_archive
 from multitask.demo.probe import probe_images
-from multitask.prediction.predictor import Scores
+from multitask.prediction.protocol import Scores
 from multitask.prediction.scoring import predict_table
 from multitask.publishing.proving import TOLERANCE
 from multitask.runs import Run

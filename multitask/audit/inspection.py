@@ -84,6 +84,24 @@ def explain_unreadable(data: bytes, max_pixels: int) -> str:
     return found.reason or f"damaged {found.format}"
 
 
+def open_picture(data: bytes, longest: int, max_pixels: int) -> Image.Image | None:
+    """Return an image file as a picture for people: RGB, upright, its longer side at most `longest` pixels.
+
+    Returns:
+        None for what cannot be read; nothing larger than `max_pixels` is decoded.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if _refusal(image, image.format or "", max_pixels):
+                return None
+            image.draft("RGB", (longest, longest))
+            picture = _as_rgb(ImageOps.exif_transpose(image))
+    except Exception:
+        return None
+    picture.thumbnail((longest, longest))
+    return picture
+
+
 def _refusal(image: Image.Image, kind: str, max_pixels: int) -> str:
     """Say what the header alone forbids."""
     width, height = image.size
@@ -106,13 +124,7 @@ def _explain(error: Exception) -> str:
 
 def _measure(image: Image.Image) -> dict[str, Any]:
     """Measure a decoded picture, whatever its mode; transparency counts as white, as in preprocessing."""
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
-    if image.mode.startswith("I"):
-        # Pillow would cut 16 bits at 255 instead of scaling them.
-        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-    colours = image.convert("RGB") if image.mode != "RGB" else image
+    colours = _as_rgb(image)
     halvings = max(image.size) // LOOK_PIXELS
     if halvings > 1:
         colours = colours.reduce(halvings)
@@ -127,6 +139,16 @@ def _measure(image: Image.Image) -> dict[str, Any]:
         "perceptual_hash": perceptual_hash(grey),
         "thumbnail": tiny.tobytes(),
     }
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    if image.mode.startswith("I"):
+        # Pillow would cut 16 bits at 255 instead of scaling them.
+        image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
+    return image.convert("RGB") if image.mode != "RGB" else image
 
 
 def _sharpness(luma: NDArray[np.int16]) -> float:

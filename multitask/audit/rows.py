@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from multitask.audit.duplicates import near_duplicates
 from multitask.audit.inspection import Look, look_at
 from multitask.config import DataConfig
-from multitask.data.archives import Archive
+from multitask.data.archives import Archive, read_image
 from multitask.data.tables import Table
 from multitask.errors import ArchiveError
 from multitask.parallel import bounded_map
@@ -82,20 +82,6 @@ def audit_rows(
 def audit_cache(data: DataConfig) -> Path:
     """Return the folder where looks at images are kept, beside the features."""
     return Path(data.features).parent / "audits"
-
-
-def read_image(archive: Archive, name: str) -> tuple[bytes, str]:
-    """Return the bytes of an image file and "", or no bytes and the reason why there are none."""
-    if not name:
-        return b"", "no id"
-    if name in archive.ambiguous:
-        return b"", f"several files bear this id: {', '.join(archive.ambiguous[name])}"
-    try:
-        return archive[name], ""
-    except KeyError:
-        return b"", "no image with this id"
-    except ArchiveError as error:
-        return b"", str(error)
 
 
 def _look_at_all(

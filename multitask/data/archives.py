@@ -130,6 +130,20 @@ def open_archive(*paths: str | Path) -> Archive:
     return Archive([container for path in paths for container in _open(str(path))])
 
 
+def read_image(archive: Archive, name: str) -> tuple[bytes, str]:
+    """Return the bytes of an image file and "", or no bytes and the reason why there are none."""
+    if not name:
+        return b"", "no id"
+    if name in archive.ambiguous:
+        return b"", f"several files bear this id: {', '.join(archive.ambiguous[name])}"
+    try:
+        return archive[name], ""
+    except KeyError:
+        return b"", "no image with this id"
+    except ArchiveError as error:
+        return b"", str(error)
+
+
 def _open(location: str) -> list[Container]:
     if SEPARATOR in location:
         return [ColumnImages(location, Fetcher())]

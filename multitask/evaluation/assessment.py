@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from multitask.data.archives import Archive
+from multitask.audit import splits
+from multitask.audit.inspection import open_picture
+from multitask.data.archives import Archive, read_image
 from multitask.data.tables import read_table
 from multitask.errors import TableError
 from multitask.evaluation import plots
 from multitask.evaluation.report import write_report
 from multitask.evaluation.tasks import Evaluation, evaluate
-from multitask.prediction.predictor import Predictor
+from multitask.prediction.protocol import Predictor
 from multitask.prediction.scoring import score_rows
 from multitask.progress import Progress, Quiet
 from multitask.runs import Run, RunFolder
-from multitask.training.results import answer_figures, label_counts
+from multitask.spec import ModelSpec
+
+GALLERY_IMAGES = 18
 
 
 def evaluate_run(
@@ -72,3 +78,47 @@ def split_labels(run: Run, part: str) -> dict[str, NDArray[np.float32]]:
         values = frame[columns].to_numpy(np.float32)
         found[task.name] = values if task.kind == "multilabel" else values[:, 0]
     return found
+
+
+def answer_figures(
+    spec: ModelSpec,
+    archive: Archive,
+    ids: Sequence[str],
+    labels: Mapping[str, NDArray[np.float32]],
+    scores: Mapping[str, NDArray[np.float32]],
+    confusion: Mapping[str, NDArray[np.int64]],
+) -> dict[str, Any]:
+    """Draw what the model answers for some labelled rows: a gallery, confusions and curves.
+
+    A picture that has become unreadable since leaves its place empty.
+    """
+    shown = slice(0, GALLERY_IMAGES)
+    images = [_picture(archive, name, spec) for name in ids[shown]]
+    shown_scores = {name: values[shown] for name, values in scores.items()}
+    shown_labels = {name: values[shown] for name, values in labels.items()}
+    figures = {"predictions": plots.plot_predictions(spec, images, shown_scores, shown_labels)}
+    for task in spec.tasks:
+        if task.kind == "multiclass":
+            figures[f"{task.name}_confusion"] = plots.plot_confusion(task, confusion[task.name])
+        curves = (task, labels[task.name], scores[task.name], task.settled_thresholds())
+        figures[f"{task.name}_precision_recall"] = plots.plot_precision_recall(*curves)
+        figures[f"{task.name}_roc"] = plots.plot_roc(*curves)
+    return figures
+
+
+def _picture(archive: Archive, name: str, spec: ModelSpec) -> NDArray[np.uint8]:
+    data, _ = read_image(archive, name)
+    picture = open_picture(data, 2 * max(spec.image.height, spec.image.width), spec.image.max_pixels)
+    return np.full((1, 1, 3), 238, np.uint8) if picture is None else np.asarray(picture)
+
+
+def label_counts(spec: ModelSpec, labels: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> dict[str, dict[str, int]]:
+    """Count rows, in all and with each label, per split; `labels` are by split and task."""
+    counts: dict[str, dict[str, int]] = {"rows": {}}
+    for part, values in labels.items():
+        counts["rows"][part] = len(next(iter(values.values())))
+        hits = splits.indicators(values, spec.tasks).sum(axis=0)
+        names = [name for task in spec.tasks for name in task.classes]
+        for name, count in zip(names, hits, strict=True):
+            counts.setdefault(name, {})[part] = int(count)
+    return counts

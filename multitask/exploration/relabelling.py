@@ -60,7 +60,8 @@ def _sections(found: pd.DataFrame, prepared: Prepared) -> list[tuple[str, int, f
     sections = []
     for (task, label), rows in found[found["suspicious"]].groupby(["task", "label"], sort=False):
         tiles = [
-            {**tile, "image": thumbnail(prepared.archive, str(tile["id"]))} for tile in rows[:SHOWN].to_dict("records")
+            {**tile, "image": thumbnail(prepared.archive, str(tile["id"]), prepared.spec.image.max_pixels)}
+            for tile in rows[:SHOWN].to_dict("records")
         ]
         sections.append((f"{task}: {label}", len(rows), float(rows["agreement"].iloc[0]), tiles))
     return sections

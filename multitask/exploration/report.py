@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
-from PIL import Image, ImageOps
 
-from multitask.audit.rows import Audit, read_image
-from multitask.data.archives import Archive
+from multitask.audit.inspection import open_picture
+from multitask.audit.rows import Audit
+from multitask.data.archives import Archive, read_image
 from multitask.data.tables import Table
 from multitask.evaluation.report import CSS
 from multitask.exploration.facts import EXAMPLES, Exploration
@@ -82,6 +82,7 @@ def write_data_report(
     audit: Audit | None,
     archive: Archive | None,
     plots: Mapping[str, Path],
+    max_pixels: int,
 ) -> None:
     """Write the report.
 
@@ -93,13 +94,14 @@ def write_data_report(
         table: the label table.
         audit, archive: of the images, if there are any.
         plots: PNG files: balance, correlation and, with images, images.
+        max_pixels: larger images are not shown.
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
     encoded = {name: _data(file.read_bytes(), "png") for name, file in plots.items()}
     galleries = []
     if audit is not None and archive is not None:
         galleries = [
-            (heading, text, _tiles(rows[:EXAMPLES], kind, table, audit, archive), len(rows))
+            (heading, text, _tiles(rows[:EXAMPLES], kind, table, audit, archive, max_pixels), len(rows))
             for kind, (heading, text) in _GALLERIES.items()
             if (rows := exploration.examples[kind])
         ]
@@ -115,7 +117,9 @@ def write_data_report(
         temporary.write_text(html, encoding="utf-8")
 
 
-def _tiles(rows: Sequence[int], kind: str, table: Table, audit: Audit, archive: Archive) -> list[dict[str, object]]:
+def _tiles(
+    rows: Sequence[int], kind: str, table: Table, audit: Audit, archive: Archive, max_pixels: int
+) -> list[dict[str, object]]:
     """Describe the pictures of a gallery; `new` marks the first of a group."""
     found = []
     before: object = None
@@ -130,23 +134,18 @@ def _tiles(rows: Sequence[int], kind: str, table: Table, audit: Audit, archive: 
             "blurred": f"sharpness {look.sharpness:.1f}",
         }.get(kind, f"row {row}")
         is_new = group is not None and group != before
-        found.append({"id": table.ids[row], "image": thumbnail(archive, table.ids[row]), "text": text, "new": is_new})
+        found.append(
+            {"id": table.ids[row], "image": thumbnail(archive, table.ids[row], max_pixels), "text": text, "new": is_new}
+        )
         before = group
     return found
 
 
-def thumbnail(archive: Archive, name: str) -> str:
+def thumbnail(archive: Archive, name: str, max_pixels: int) -> str:
     """Return a small picture as a data address; nothing for one that cannot be read."""
-    data, reason = read_image(archive, name)
-    if reason:
+    picture = open_picture(read_image(archive, name)[0], TILE_PIXELS, max_pixels)
+    if picture is None:
         return ""
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            opened.draft("RGB", (2 * TILE_PIXELS, 2 * TILE_PIXELS))
-            picture = ImageOps.exif_transpose(opened).convert("RGB")
-    except Exception:
-        return ""
-    picture.thumbnail((TILE_PIXELS, TILE_PIXELS))
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=80)
     return _data(stream.getvalue(), "jpeg")

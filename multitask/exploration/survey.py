@@ -47,7 +47,7 @@ def survey(
     orphans = [] if archive is None else sorted(set(archive) - set(table.ids))
     groups, parts = _split(table, spec, audit, reasons, config)
     found = explore_data(frame, table, spec.tasks, audit, parts, orphans, groups)
-    _write(found, table, audit, archive, reasons, config, out)
+    _write(found, table, spec, audit, archive, reasons, config, out)
     if archive is not None:
         archive.close()
     return found
@@ -87,6 +87,7 @@ def _split(
 def _write(
     found: Exploration,
     table: Table,
+    spec: ModelSpec,
     audit: Audit | None,
     archive: Archive | None,
     reasons: NDArray[np.object_],
@@ -114,4 +115,14 @@ def _write(
     paths = plots.save_plots(figures, out / "plots")
     summary = f"{len(table):,} rows of {config.data.labels}"
     summary += f", {found.facts['images']['readable']:,} readable images" if audit is not None else ", no images"
-    write_data_report(out / "report.html", "What is in this data", summary, found, table, audit, archive, paths)
+    write_data_report(
+        out / "report.html",
+        "What is in this data",
+        summary,
+        found,
+        table,
+        audit,
+        archive,
+        paths,
+        spec.image.max_pixels,
+    )

@@ -1,5 +1,5 @@
 """Answers for image files, by whatever predicts.
 
 In: a `Predictor` (trained network, SavedModel, server), ids, an `Archive`. Out: scores, and predictions.parquet.
-Read `predictor` first.
+Read `protocol` first.
 """

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask.audit.inspection import explain_unreadable
-from multitask.audit.rows import read_image
-from multitask.data.archives import Archive
+from multitask.data.archives import Archive, read_image
 from multitask.data.tables import PredictionWriter
 from multitask.parallel import bounded_map
-from multitask.prediction.predictor import Predictor, Scores
+from multitask.prediction.protocol import Predictor, Scores
 from multitask.progress import Progress, Quiet
 from multitask.storage import replacing
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 from multitask.network import hardware
 from multitask.network.model import Network, load_network
 from multitask.network.preprocessing import preprocess_batch
-from multitask.prediction.predictor import Scores
+from multitask.prediction.protocol import Scores
 from multitask.runs import Run
 from multitask.spec import ModelSpec
 

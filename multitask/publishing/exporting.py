@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from multitask.audit.rows import read_image
-from multitask.data.archives import open_archive
+from multitask.data.archives import open_archive, read_image
 from multitask.demo.probe import probe_images
 from multitask.errors import ConfigError, MultitaskError
 from multitask.network.model import load_network

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from multitask.data.tables import decisions
 from multitask.errors import MultitaskError, PredictionError, ProofError
-from multitask.prediction.predictor import Predictor, Scores
+from multitask.prediction.protocol import Predictor, Scores
 from multitask.progress import Progress, Quiet
 from multitask.serving.client import Client
 from multitask.serving.model_folder import NAME

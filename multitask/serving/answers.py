@@ -6,11 +6,11 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
-from multitask.audit.inspection import explain_unreadable
+from multitask.audit.inspection import explain_unreadable, open_picture
 from multitask.data.tables import decisions
-from multitask.prediction.predictor import Scores
+from multitask.prediction.protocol import Scores
 from multitask.spec import ModelSpec, Task
 
 # A drawn picture is for looking at; more pixels only take longer to send.
@@ -30,12 +30,11 @@ def describe(spec: ModelSpec, images: Sequence[bytes], scores: Scores) -> list[d
     return [_describe(spec, data, scores, row) for row, data in enumerate(images)]
 
 
-def draw(data: bytes, answer: dict[str, Any]) -> bytes:
-    """Return the picture as JPEG with its answer written below."""
-    with Image.open(io.BytesIO(data)) as opened:
-        opened.draft("RGB", (DRAWN_PIXELS, DRAWN_PIXELS))
-        picture = ImageOps.exif_transpose(opened).convert("RGB")
-    picture.thumbnail((DRAWN_PIXELS, DRAWN_PIXELS))
+def draw(data: bytes, answer: dict[str, Any], max_pixels: int) -> bytes:
+    """Return the picture as JPEG with its answer written below; nothing for what Pillow cannot read."""
+    picture = open_picture(data, DRAWN_PIXELS, max_pixels)
+    if picture is None:
+        return b""
     size = max(14, picture.width // 24)
     font, margin = ImageFont.load_default(size), size // 2
     lines = [f"{entry['name']} {entry['score']:.0%}" for task in answer["tasks"].values() for entry in _shown(task)]

@@ -18,7 +18,7 @@ import numpy as np
 import requests
 
 from multitask.errors import RequestRefused, ServerUnavailable
-from multitask.prediction.predictor import Scores
+from multitask.prediction.protocol import Scores
 from multitask.spec import ModelSpec
 
 # What a request may hold: rows as in serving/batching.config, bytes so that a server keeps several in memory.

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask.errors import ModelFailed, PredictionError
-from multitask.prediction.predictor import Scores
+from multitask.prediction.protocol import Scores
 from multitask.progress import muted_stderr
 from multitask.serving.signatures import DTYPES, NUMPY, TensorInfo, read_signatures
 from multitask.spec import ModelSpec

@@ -20,7 +20,7 @@ import requests
 from numpy.typing import NDArray
 
 from multitask.errors import ModelFailed, ServerUnavailable
-from multitask.prediction.predictor import Scores
+from multitask.prediction.protocol import Scores
 from multitask.serving import replies, wire
 from multitask.serving.client import Client
 from multitask.serving.servables import Servable, Servables

@@ -8,6 +8,7 @@ POST /files        photos as multipart form, answers as JSON
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import socket
@@ -185,8 +186,8 @@ def _add_files(app: FastAPI, engine: Engine) -> None:
         for file, data, found in zip(files, images, described, strict=True):
             picture = {}
             if draw and found["ok"]:
-                drawn = base64.b64encode(answers.draw(data, found)).decode()
-                picture = {"picture": f"data:image/jpeg;base64,{drawn}"}
+                drawn = await asyncio.to_thread(answers.draw, data, found, scored.spec.image.max_pixels)
+                picture = {"picture": f"data:image/jpeg;base64,{base64.b64encode(drawn).decode()}"} if drawn else {}
             results.append({"file": file.filename or "", **found, **picture})
         seconds = time.perf_counter() - started
         return {"model_version": scored.version, "milliseconds": round(seconds * 1000, 1), "results": results}

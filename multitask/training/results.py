@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from numpy.typing import NDArray
 
 from multitask.audit import splits
 from multitask.config import Config
-from multitask.data.archives import Archive
 from multitask.evaluation import plots
+from multitask.evaluation.assessment import answer_figures, label_counts
 from multitask.evaluation.report import write_report
 from multitask.evaluation.tasks import choose_thresholds, evaluate
 from multitask.network import hardware
 from multitask.network.model import build_network
-from multitask.network.preprocessing import preprocess
 from multitask.progress import Progress
 from multitask.runs import RunFolder
 from multitask.spec import ModelSpec
@@ -31,7 +30,6 @@ from multitask.training.dataset import inference_batches
 from multitask.training.preparation import Prepared
 
 SCORING_BATCH = 128
-GALLERY_IMAGES = 18
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -148,30 +146,6 @@ def _save_model(prepared: Prepared, folder: RunFolder) -> None:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def answer_figures(
-    spec: ModelSpec,
-    archive: Archive,
-    ids: Sequence[str],
-    labels: Mapping[str, NDArray[np.float32]],
-    scores: Mapping[str, NDArray[np.float32]],
-    confusion: Mapping[str, NDArray[np.int64]],
-) -> dict[str, Any]:
-    """Draw what the model answers for some labelled rows: a gallery, confusions and curves."""
-    shown = slice(0, GALLERY_IMAGES)
-    visible = spec.image.model_copy(update={"height": 2 * spec.image.height, "width": 2 * spec.image.width})
-    images = [preprocess(archive[name], visible).numpy() for name in ids[shown]]
-    shown_scores = {name: values[shown] for name, values in scores.items()}
-    shown_labels = {name: values[shown] for name, values in labels.items()}
-    figures = {"predictions": plots.plot_predictions(spec, images, shown_scores, shown_labels)}
-    for task in spec.tasks:
-        if task.kind == "multiclass":
-            figures[f"{task.name}_confusion"] = plots.plot_confusion(task, confusion[task.name])
-        curves = (task, labels[task.name], scores[task.name], task.settled_thresholds())
-        figures[f"{task.name}_precision_recall"] = plots.plot_precision_recall(*curves)
-        figures[f"{task.name}_roc"] = plots.plot_roc(*curves)
-    return figures
-
-
 def _stages(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Describe the network as stages of layers with the same output size, and its heads."""
     stages: list[dict[str, Any]] = []
@@ -241,15 +215,3 @@ def _notes(prepared: Prepared, history: History) -> list[str]:
     largest = max(splits.deviations(indicators, prepared.parts).values())
     notes.append(f"The share of any label in a split differs by at most {largest:.1%} from its share in all rows.")
     return notes
-
-
-def label_counts(spec: ModelSpec, labels: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> dict[str, dict[str, int]]:
-    """Count rows, in all and with each label, per split; `labels` are by split and task."""
-    counts: dict[str, dict[str, int]] = {"rows": {}}
-    for part, values in labels.items():
-        counts["rows"][part] = len(next(iter(values.values())))
-        hits = splits.indicators(values, spec.tasks).sum(axis=0)
-        names = [name for task in spec.tasks for name in task.classes]
-        for name, count in zip(names, hits, strict=True):
-            counts.setdefault(name, {})[part] = int(count)
-    return counts

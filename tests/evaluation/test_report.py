@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from multitask.evaluation import plots
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import evaluate, plots
+from multitask.evaluation.tasks import evaluate
 from multitask.spec import ModelSpec, Task
 
 

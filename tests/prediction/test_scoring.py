@@ -21,7 +21,7 @@ from multitask.data.tables import read_table
 from multitask.network.model import load_network
 from multitask.network.preprocessing import preprocess
 from multitask.prediction import scoring as prediction
-from multitask.prediction.predictor import Predictor, Scores
+from multitask.prediction.protocol import Predictor, Scores
 from multitask.prediction.scoring import predict_table
 from multitask.prediction.trained import KerasPredictor
 from multitask.runs import Run
