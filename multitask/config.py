@@ -128,7 +128,8 @@ class GateConfig(Frozen):
     """What a model must reach before it is published."""
 
     floors: dict[str, float] = Field(default_factory=dict)
-    """Least value of figures on the test split, e.g. "category.accuracy" = 0.6; names as in metrics.json."""
+    """Least value of figures on the test split, of errors the largest, e.g. "category.accuracy" = 0.6; names as in
+    metrics.json."""
     not_worse: bool = True
     """Refuse a model that is worse than the published one, beyond the 95% interval, on the same test rows."""
     max_size_mb: PositiveFloat = 2000.0

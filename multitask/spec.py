@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,9 @@ BACKBONES = {
     "small_cnn": ("", "unit"),
 }
 
-Kind = Literal["multiclass", "multilabel"]
+Kind = Literal["multiclass", "multilabel", "regression"]
+
+Names = tuple[str, ...]
 
 
 class Frozen(BaseModel):
@@ -36,9 +39,9 @@ class TaskConfig(Frozen):
     """One question about an image, asked by label columns."""
 
     kind: Kind
-    """multiclass: exactly one of several classes. multilabel: each tag is there or not."""
+    """multiclass: exactly one of several classes. multilabel: each tag is there or not. regression: numbers."""
     columns: tuple[str, ...] = Field(min_length=1)
-    """Label columns: one for multiclass (class names or integers), one per tag for multilabel (0 or 1)."""
+    """Label columns: one for multiclass (class names or integers), one per tag (0 or 1) or per number."""
     classes: tuple[str, ...] = ()
     """Class names in score order; multiclass only. Empty: read from the label table and sorted."""
     merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -69,19 +72,19 @@ class TaskConfig(Frozen):
 
     @model_validator(mode="after")
     def _fields_fit_the_kind(self) -> TaskConfig:
-        if self.kind == "multiclass" and len(self.columns) != 1:
-            raise ValueError(f"a multiclass task has exactly one column, received {list(self.columns)}")
-        if self.kind == "multiclass" and self.threshold is not None:
-            raise ValueError("threshold belongs to multilabel tasks")
-        if self.kind == "multilabel" and self.classes and self.classes != self.columns:
-            raise ValueError("the tags of a multilabel task are its columns; leave classes out")
-        if self.kind == "multilabel" and self.merge:
-            raise ValueError("merge belongs to multiclass tasks")
+        layout = LAYOUTS[self.kind]
+        if layout.one_column and len(self.columns) != 1:
+            raise ValueError(f"a {self.kind} task has exactly one column, received {list(self.columns)}")
+        for setting in ("merge", "top_k", "threshold"):
+            default = TaskConfig.model_fields[setting].get_default(call_default_factory=True)
+            if setting not in layout.settings and getattr(self, setting) != default:
+                owner = next(kind for kind, other in LAYOUTS.items() if setting in other.settings)
+                raise ValueError(f"{setting} belongs to {owner} tasks")
+        if "classes" not in layout.settings and self.classes and self.classes != self.columns:
+            raise ValueError(f"the answers of a {self.kind} task are named by its columns; leave classes out")
         merged = [old for names in self.merge.values() for old in names]
         if len(merged) > len(set(merged)):
             raise ValueError("a class can be merged into one other only")
-        if self.kind == "multilabel" and self.top_k != 1:
-            raise ValueError("top_k belongs to multiclass tasks")
         if self.classes and self.top_k > len(self.classes):
             raise ValueError(f"top_k is {self.top_k} but there are {len(self.classes)} classes")
         return self
@@ -99,37 +102,110 @@ class Task(TaskConfig):
     thresholds: tuple[float, ...] = ()
     """One per tag, for multilabel tasks once the model is trained."""
 
+    means: tuple[float, ...] = ()
+    """Of each number over the training rows; for regression tasks once the model is trained."""
+    spreads: tuple[float, ...] = ()
+    """Standard deviation of each number over the training rows; for regression tasks once the model is trained."""
+
     @property
-    def decision_columns(self) -> tuple[str, ...]:
+    def label_columns(self) -> Names:
+        """Columns that hold this task's labels as numbers, one of class numbers or one per answer."""
+        return (self.name,) if LAYOUTS[self.kind].one_column else self.columns
+
+    @property
+    def has_class_numbers(self) -> bool:
+        """Is a label one class number? Else it is a row of values, one per answer."""
+        return LAYOUTS[self.kind].one_column
+
+    @property
+    def decision_columns(self) -> Names:
         """Columns of a prediction table that hold this task's decisions, as integers."""
-        if self.kind == "multilabel":
-            return self.classes
-        return (self.name,) if self.top_k == 1 else tuple(f"{self.name}{rank + 1}" for rank in range(self.top_k))
+        return LAYOUTS[self.kind].decisions(self)
 
     @property
-    def name_columns(self) -> tuple[str, ...]:
-        """Columns of a prediction table that hold class names; none for tags, whose columns bear them."""
-        return () if self.kind == "multilabel" else tuple(f"{column}_name" for column in self.decision_columns)
+    def name_columns(self) -> Names:
+        """Columns of a prediction table that hold class names."""
+        return LAYOUTS[self.kind].names(self)
 
     @property
-    def score_columns(self) -> tuple[str, ...]:
-        """Columns of a prediction table that hold the scores, in class order."""
-        return tuple(f"{self.name}_score_{name}" for name in self.classes)
+    def score_columns(self) -> Names:
+        """Columns of a prediction table that hold what the network gives, in class order: scores, or the numbers."""
+        return LAYOUTS[self.kind].scores(self)
 
     @property
-    def answer_outputs(self) -> tuple[str, ...]:
+    def answer_outputs(self) -> Names:
         """Outputs of the served model beside the scores, which bear the task's name.
 
         Multiclass: names and scores of the `top_k` best classes, (batch, top_k). Multilabel: is each tag there, 0 or 1,
-        (batch, tags).
+        (batch, tags). Regression: none, its scores are the answer.
         """
-        return (
-            (f"{self.name}_present",) if self.kind == "multilabel" else (f"{self.name}_top", f"{self.name}_top_scores")
-        )
+        return LAYOUTS[self.kind].outputs(self)
+
+    def units(self) -> tuple[float, ...]:
+        """Return what counts as a difference of one in each score: 1 for probabilities, a number's spread."""
+        return self.spreads or (1.0,) * len(self.classes)
 
     def settled_thresholds(self) -> tuple[float, ...]:
         """Return one decision threshold per tag: the trained ones, else the configured one, else 0.5."""
         return self.thresholds or (self.threshold or 0.5,) * len(self.classes)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the labels and answers of one kind of task are named; an answer is a class, a tag or a number.
+
+    Args:
+        one_column: is a label one class number, in one column? Else there is a column per answer.
+        settings: fields of a task that belong to this kind.
+        decisions, names, scores, outputs: see the properties of `Task`.
+    """
+
+    one_column: bool
+    settings: frozenset[str]
+    decisions: Callable[[Task], Names]
+    names: Callable[[Task], Names]
+    scores: Callable[[Task], Names]
+    outputs: Callable[[Task], Names]
+
+
+def _ranks(task: Task) -> Names:
+    return (task.name,) if task.top_k == 1 else tuple(f"{task.name}{rank + 1}" for rank in range(task.top_k))
+
+
+def _scores(task: Task) -> Names:
+    return tuple(f"{task.name}_score_{name}" for name in task.classes)
+
+
+def _none(task: Task) -> Names:
+    return ()
+
+
+LAYOUTS: dict[Kind, Layout] = {
+    "multiclass": Layout(
+        one_column=True,
+        settings=frozenset(("classes", "merge", "top_k")),
+        decisions=_ranks,
+        names=lambda task: tuple(f"{column}_name" for column in _ranks(task)),
+        scores=_scores,
+        outputs=lambda task: (f"{task.name}_top", f"{task.name}_top_scores"),
+    ),
+    "multilabel": Layout(
+        one_column=False,
+        settings=frozenset(("threshold",)),
+        decisions=lambda task: task.classes,
+        names=_none,
+        scores=_scores,
+        outputs=lambda task: (f"{task.name}_present",),
+    ),
+    "regression": Layout(
+        one_column=False,
+        settings=frozenset(),
+        decisions=_none,
+        names=_none,
+        scores=lambda task: task.classes,
+        outputs=_none,
+    ),
+}
 
 
 class ImageSpec(Frozen):

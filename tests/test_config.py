@@ -81,7 +81,9 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         {"kind": "multilabel", "columns": ("a",), "top_k": 2},
         {"kind": "multilabel", "columns": ()},
         {"kind": "multiclass", "columns": ("a",), "classes": ("x", "y"), "top_k": 3},
-        {"kind": "regression", "columns": ("a",)},
+        {"kind": "regression", "columns": ("a",), "threshold": 0.5},
+        {"kind": "regression", "columns": ("a",), "classes": ("b",)},
+        {"kind": "ranking", "columns": ("a",)},
     ],
 )
 def test_fields_that_do_not_fit_the_kind_are_refused(fields: dict[str, object]) -> None:

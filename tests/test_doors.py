@@ -116,7 +116,7 @@ def test_own_data_never_falls_back_to_random_weights(sample: Path, tmp_path: Pat
 @pytest.mark.tensor
 def test_the_demo_goes_from_nothing_to_predictions(tmp_path: Path) -> None:
     environment = {"KERAS_HOME": str(tmp_path), "HTTPS_PROXY": "http://127.0.0.1:9"}
-    script = "from multitask import sample, train, cli\n"
+    script = "from multitask import train, cli\nfrom multitask.demo import sample\n"
     script += "sample.draw_sample = (lambda draw: lambda folder: draw(folder, images=130))(sample.draw_sample)\n"
     script += "cli.run_door(train.main)"
     done = subprocess.run(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,9 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from multitask.errors import TableError
-from multitask.spec import Task
+from multitask.spec import Kind, Task
+
+Labels = NDArray[np.float32]
 
 PARTS = ("train", "validation", "test")
 
@@ -39,16 +41,45 @@ def group_rows(*columns: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
     return pd.factorize(found[:rows])[0].astype(np.int64)
 
 
-def indicators(labels: Mapping[str, NDArray[np.float32]], tasks: Sequence[Task]) -> NDArray[np.bool_]:
-    """Return bool (rows, labels): one column per class and per tag of all tasks; a missing label is False."""
-    columns = []
-    for task in tasks:
-        values = labels[task.name]
-        if task.kind == "multiclass":
-            columns.append(values[:, None] == np.arange(len(task.classes)))
-        else:
-            columns.append(values == 1)
-    return np.concatenate(columns, axis=1)
+def indicators(labels: Mapping[str, Labels], tasks: Sequence[Task]) -> NDArray[np.bool_]:
+    """Return bool (rows, strata): one column per class, tag and quarter of a number; a missing label is in none."""
+    return np.concatenate([_STRATA[task.kind](task, labels[task.name]) for task in tasks], axis=1)
+
+
+def strata(tasks: Sequence[Task]) -> list[str]:
+    """Return the names of the columns of `indicators`."""
+    return [f"{task.name}: {name}" for task in tasks for name in _STRATA_NAMES[task.kind](task)]
+
+
+def _classes(task: Task, labels: Labels) -> NDArray[np.bool_]:
+    return labels[:, None] == np.arange(len(task.classes))
+
+
+def _tags(task: Task, labels: Labels) -> NDArray[np.bool_]:
+    return labels == 1
+
+
+def _quarters(task: Task, labels: Labels) -> NDArray[np.bool_]:
+    """Return which quarter of its known values each number lies in."""
+    found = []
+    for values in labels.T:
+        known = values[~np.isnan(values)]
+        edges = np.quantile(known, (0.25, 0.5, 0.75)) if len(known) else np.zeros(3)
+        quarter = np.where(np.isnan(values), -1, np.searchsorted(edges, values, side="left"))
+        found.append(quarter[:, None] == np.arange(4))
+    return np.concatenate(found, axis=1)
+
+
+_STRATA: Mapping[Kind, Callable[[Task, Labels], NDArray[np.bool_]]] = {
+    "multiclass": _classes,
+    "multilabel": _tags,
+    "regression": _quarters,
+}
+_STRATA_NAMES: Mapping[Kind, Callable[[Task], Sequence[str]]] = {
+    "multiclass": lambda task: task.classes,
+    "multilabel": lambda task: task.classes,
+    "regression": lambda task: [f"{name}, quarter {quarter}" for name in task.classes for quarter in range(1, 5)],
+}
 
 
 def assign(
@@ -130,7 +161,7 @@ def _fill_empty_parts(part_of: NDArray[np.int64], parts: int, sizes: NDArray[np.
 
 
 def split_rows(
-    labels: Mapping[str, NDArray[np.float32]],
+    labels: Mapping[str, Labels],
     tasks: Sequence[Task],
     groups: NDArray[np.int64],
     validation: float,
@@ -143,7 +174,7 @@ def split_rows(
 
 
 def folds(
-    labels: Mapping[str, NDArray[np.float32]], tasks: Sequence[Task], groups: NDArray[np.int64], count: int, seed: int
+    labels: Mapping[str, Labels], tasks: Sequence[Task], groups: NDArray[np.int64], count: int, seed: int
 ) -> NDArray[np.int64]:
     """Return the number of the fold, from 0 to `count`, per row."""
     return assign(indicators(labels, tasks), groups, [1 / count] * count, seed)

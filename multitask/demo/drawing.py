@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.random import Generator
@@ -78,8 +79,15 @@ class Garment:
     patterns: frozenset[str]
 
 
-def draw_photo(garment: Garment, random: Generator) -> Image.Image:
-    """Draw an RGB photo, portrait, 160 to 350 pixels a side; the same generator state draws the same photo."""
+class Photo(NamedTuple):
+    """An RGB picture, and how wide the garment is on it, in percent of the picture's width."""
+
+    picture: Image.Image
+    garment_width: float
+
+
+def draw_photo(garment: Garment, random: Generator) -> Photo:
+    """Draw a photo, portrait, 160 to 350 pixels a side; the same generator state draws the same photo."""
     width = int(random.integers(160, 250))
     height = int(width * random.uniform(1.1, 1.4))
     photo = _background((width * 2, height * 2), random)
@@ -87,7 +95,9 @@ def draw_photo(garment: Garment, random: Generator) -> Image.Image:
     shadow = mask.filter(ImageFilter.GaussianBlur(14)).point(lambda value: int(value * 0.45))
     photo.paste((20, 18, 22), (int(random.integers(4, 22)), int(random.integers(6, 26))), shadow)
     photo.paste(layer, (0, 0), mask)
-    return _badly_photographed(photo.resize((width, height), Image.Resampling.BOX), random)
+    left, _, right, _ = mask.getbbox() or (0, 0, 0, 0)
+    picture = _badly_photographed(photo.resize((width, height), Image.Resampling.BOX), random)
+    return Photo(picture, round(100 * (right - left) / mask.width, 1))
 
 
 def _dressed(garment: Garment, size: tuple[int, int], random: Generator) -> tuple[Image.Image, Image.Image]:

@@ -62,8 +62,8 @@ def _draw_row(number: int, images: int, random: Generator) -> tuple[dict[str, An
     name = f"{number:04d}_{random.integers(16**6):06x}"
     tags = {pattern: int(pattern in patterns) for pattern in PATTERNS}
     sender = f"sender_{random.integers(max(images // 4, 1)):03d}"
-    row = {"uuid": name, "cc3": kind, **tags, "color1": colour, "sender_id": sender}
-    return row, _jpeg(photo, random)
+    row = {"uuid": name, "cc3": kind, **tags, "color1": colour, "sender_id": sender, "width": photo.garment_width}
+    return row, _jpeg(photo.picture, random)
 
 
 def _jpeg(photo: Image.Image, random: Generator) -> bytes:

@@ -10,19 +10,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from multitask.audit import splits
 from multitask.audit.inspection import open_picture
 from multitask.data.archives import Archive, read_image
 from multitask.data.tables import read_table
 from multitask.errors import TableError
 from multitask.evaluation import plots
+from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import Evaluation, evaluate
+from multitask.evaluation.tasks import Evaluation, evaluate_tasks
 from multitask.prediction.protocol import Predictor
 from multitask.prediction.scoring import score_rows
 from multitask.progress import Progress, Quiet
 from multitask.runs import Run, RunFolder
 from multitask.spec import ModelSpec
+from multitask.style import save_plots
 
 GALLERY_IMAGES = 18
 
@@ -50,15 +51,16 @@ def evaluate_run(
             "no row could be predicted", where=str(labels), received=f"row 0: {status[0]}", fix="Check --images."
         )
     table, scores = table.take(ok), {name: values[ok] for name, values in scores.items()}
-    evaluation = evaluate(run.spec, table.labels, scores, split_labels(run, "train"))
-    figures = answer_figures(run.spec, archive, list(table.ids), table.labels, scores, evaluation.confusion)
+    train_labels = split_labels(run, "train")
+    evaluation = evaluate_tasks(run.spec, table.labels, scores, train_labels)
+    figures = answer_figures(run.spec, archive, list(table.ids), table.labels, scores, train_labels)
     write_report(
         out / "report.html",
         title=f"Run {run.folder.name} on {labels.name}",
         facts={"labels": str(labels), "run": str(run.folder.directory)},
         evaluation=evaluation,
         rows_name=labels.name,
-        figures=plots.save_plots(figures, out / "plots"),
+        figures=save_plots(figures, out / "plots"),
         notes=[],
         quarantine=quarantine,
         split_counts=label_counts(run.spec, {labels.stem: table.labels}),
@@ -74,9 +76,8 @@ def split_labels(run: Run, part: str) -> dict[str, NDArray[np.float32]]:
     frame = frame[frame["split"] == part]
     found = {}
     for task in run.spec.tasks:
-        columns = list(task.columns) if task.kind == "multilabel" else [task.name]
-        values = frame[columns].to_numpy(np.float32)
-        found[task.name] = values if task.kind == "multilabel" else values[:, 0]
+        values = frame[list(task.label_columns)].to_numpy(np.float32)
+        found[task.name] = values[:, 0] if task.has_class_numbers else values
     return found
 
 
@@ -86,9 +87,9 @@ def answer_figures(
     ids: Sequence[str],
     labels: Mapping[str, NDArray[np.float32]],
     scores: Mapping[str, NDArray[np.float32]],
-    confusion: Mapping[str, NDArray[np.int64]],
+    train_labels: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, Any]:
-    """Draw what the model answers for some labelled rows: a gallery, confusions and curves.
+    """Draw what the model answers for some labelled rows: a gallery, and the plots of every task.
 
     A picture that has become unreadable since leaves its place empty.
     """
@@ -98,11 +99,9 @@ def answer_figures(
     shown_labels = {name: values[shown] for name, values in labels.items()}
     figures = {"predictions": plots.plot_predictions(spec, images, shown_scores, shown_labels)}
     for task in spec.tasks:
-        if task.kind == "multiclass":
-            figures[f"{task.name}_confusion"] = plots.plot_confusion(task, confusion[task.name])
-        curves = (task, labels[task.name], scores[task.name], task.settled_thresholds())
-        figures[f"{task.name}_precision_recall"] = plots.plot_precision_recall(*curves)
-        figures[f"{task.name}_roc"] = plots.plot_roc(*curves)
+        given = (labels[task.name], scores[task.name], train_labels[task.name])
+        for name, figure in EVALUATORS[task.kind].plots(task, *given).items():
+            figures[f"{task.name}_{name}"] = figure
     return figures
 
 
@@ -117,8 +116,7 @@ def label_counts(spec: ModelSpec, labels: Mapping[str, Mapping[str, NDArray[np.f
     counts: dict[str, dict[str, int]] = {"rows": {}}
     for part, values in labels.items():
         counts["rows"][part] = len(next(iter(values.values())))
-        hits = splits.indicators(values, spec.tasks).sum(axis=0)
-        names = [name for task in spec.tasks for name in task.classes]
-        for name, count in zip(names, hits, strict=True):
-            counts.setdefault(name, {})[part] = int(count)
+        for task in spec.tasks:
+            for name, count in EVALUATORS[task.kind].counts(task, values[task.name]).items():
+                counts.setdefault(f"{task.name}: {name}", {})[part] = count
     return counts

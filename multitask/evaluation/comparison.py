@@ -9,12 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
+from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.metrics import Labels
-from multitask.evaluation.tasks import task_metrics
 from multitask.spec import Task
-
-# One figure a task decides; many figures would find one of them worse by chance.
-DECIDING = {"multiclass": "balanced_accuracy", "multilabel": "mean_average_precision"}
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Difference:
         return self.high < 0
 
 
-def compare(
+def compare_task(
     tasks: tuple[Task, Task],
     labels: Labels,
     scores: tuple[Labels, Labels],
@@ -41,23 +38,26 @@ def compare(
     groups: NDArray[np.int64] | None = None,
     seed: int = 0,
 ) -> Difference:
-    """Compare two models by one figure of a task, on the same resamples of the same rows.
+    """Compare two models by the main figure of a task, on the same resamples of the same rows.
+
+    One figure decides; of many, one would be worse by chance.
 
     Args:
         tasks: the task as the candidate and as the published model know it; thresholds may differ.
-        labels, train_labels, groups: as for `evaluation.evaluate_task`.
+        labels, train_labels, groups: as for `tasks.evaluate_task`.
         scores: of the candidate and of the published model.
         seed: of the bootstrap.
     """
-    figure = DECIDING[tasks[0].kind]
+    figure = EVALUATORS[tasks[0].kind].main
     new, old = (
-        task_metrics(task, labels, values, train_labels)[figure][0] for task, values in zip(tasks, scores, strict=True)
+        EVALUATORS[task.kind].figures(task, labels, values, train_labels)[figure].metric
+        for task, values in zip(tasks, scores, strict=True)
     )
     drawn = np.concatenate([new(weights) - old(weights) for weights in merit.resamples(len(labels), seed, groups)])
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
-    ones = np.ones((1, len(labels)))
-    return Difference(figure, float(new(ones)[0]), float(old(ones)[0]), float(low), float(high))
+    rows = len(labels)
+    return Difference(figure, merit.plain(new, rows), merit.plain(old, rows), float(low), float(high))
 
 
 def comparable(candidate: Mapping[str, Task], published: Mapping[str, Task]) -> list[str]:

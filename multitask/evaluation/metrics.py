@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,17 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Labels = NDArray[np.float32]
 WeightedMetric = Callable[[Floats], Floats]
+
+NumberMetric = Callable[[Floats, Floats], WeightedMetric]
+
+
+class Merit(NamedTuple):
+    """A figure, its value for a predictor that never looks at the image, and which way is better."""
+
+    metric: WeightedMetric
+    baseline: float
+    higher_is_better: bool = True
+
 
 RESAMPLES = 1000
 # Resamples are drawn in blocks of at most this many weights, which bounds memory however many rows there are.
@@ -90,6 +102,47 @@ def share(right: NDArray[np.bool_], known: NDArray[np.bool_]) -> WeightedMetric:
         return divide(hits, total)
 
     return metric
+
+
+def absolute_error(true: Floats, given: Floats) -> WeightedMetric:
+    """Return weights -> the mean absolute error of numbers (rows,); a missing one is NaN."""
+    return _weighted_mean(np.abs(given - true))
+
+
+def root_mean_squared_error(true: Floats, given: Floats) -> WeightedMetric:
+    """Return weights -> the root of the mean squared error of numbers (rows,)."""
+    squares = _weighted_mean(np.square(given - true))
+    return lambda weights: np.sqrt(squares(weights))
+
+
+def r_squared(true: Floats, given: Floats) -> WeightedMetric:
+    """Return weights -> the share of the variance of numbers (rows,) that is explained; NaN where there is none."""
+    known = ~np.isnan(true)
+    # About their mean, since squares of large numbers leave no digits for the difference.
+    centred = np.where(known, true - (true[known].mean() if known.any() else 0.0), 0.0)
+    columns = np.stack([known, centred, np.square(centred), np.where(known, np.square(given - true), 0.0)], axis=1)
+
+    def metric(weights: Floats) -> Floats:
+        count, total, squares, errors = (weights @ columns).T
+        return 1.0 - divide(errors, squares - divide(np.square(total), count, 0.0))
+
+    return metric
+
+
+def _weighted_mean(values: Floats) -> WeightedMetric:
+    known = ~np.isnan(values)
+    columns = np.stack([np.where(known, values, 0.0), known], axis=1)
+
+    def metric(weights: Floats) -> Floats:
+        total, count = (weights @ columns).T
+        return divide(total, count)
+
+    return metric
+
+
+def plain(metric: WeightedMetric, rows: int) -> float:
+    """Return the value of a figure over rows that all count once."""
+    return float(metric(np.ones((1, rows)))[0])
 
 
 def mean(metrics: list[WeightedMetric]) -> WeightedMetric:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,47 +12,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 from numpy.typing import NDArray
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
-from multitask.spec import ModelSpec, Task
-from multitask.storage import replacing
+from multitask.evaluation.kinds import EVALUATORS
+from multitask.evaluation.words import Words
+from multitask.spec import ModelSpec
+from multitask.style import FAINT, FROZEN, INK, RIGHT, SERIES, STYLE, TRAINED, WRONG
 
 Scores = NDArray[np.float32]
-
-INK, FAINT, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-RIGHT, WRONG, FROZEN, TRAINED = "#2f8f5b", "#c8443c", "#9fb3c8", "#e0913a"
-SERIES = ("#2b6cb0", "#d9762b", "#2f8f5b", "#8e5ea2", "#c8443c", "#3a9ca6", "#8a6d3b", "#d1508f", "#5b6770", "#7a9a01")
-STYLE: Any = {
-    "font.family": "DejaVu Sans",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": FAINT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlesize": 11,
-    "grid.color": GRID,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "figure.facecolor": "white",
-    "savefig.dpi": 150,
-}
-
-
-def save_plots(figures: Mapping[str, Figure], directory: Path) -> dict[str, Path]:
-    """Write each figure as a PNG and return where they are."""
-    paths = {}
-    for name, figure in figures.items():
-        paths[name] = directory / f"{name}.png"
-        with replacing(paths[name]) as path, rc_context(STYLE):
-            figure.savefig(path)
-    return paths
 
 
 def plot_history(history: pd.DataFrame) -> Figure:
@@ -69,72 +34,13 @@ def plot_history(history: pd.DataFrame) -> Figure:
         _lines(losses, history, {"training": "loss", "validation": "val_loss"})
         losses.set_title("Loss")
         losses.set_ylim(bottom=0)
-        names = [name for name in history if name.endswith(("_accuracy", "average_precision", "val_score"))]
+        names = [name for name in history if name.endswith(("_accuracy", "average_precision", "_r2", "val_score"))]
         _lines(scores, history, {name.replace("_", " "): name for name in names})
         scores.set_title(f"Scores, best in epoch {best['epoch']:.0f}: {best['val_score']:.3f}")
-        scores.set_ylim(top=1.02)
+        scores.set_ylim(bottom=max(scores.get_ylim()[0], -1.0), top=1.02)
         for axes in (losses, scores):
             axes.axvline(best["epoch"], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
             axes.set_xlabel("epoch")
-    return figure
-
-
-def plot_confusion(task: Task, confusion: NDArray[np.int64]) -> Figure:
-    """Draw counts by true and predicted class; the colour is the share of the true class."""
-    with rc_context(STYLE):
-        count = len(task.classes)
-        side = max(4.4, 0.62 * count + 2.2)
-        figure = Figure(figsize=(side + 0.6, side), layout="constrained")
-        axes = figure.subplots()
-        share = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-        axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-        for (row, column), number in np.ndenumerate(confusion):
-            colour = "white" if share[row, column] > 0.55 else INK if number else "#b8c1ca"
-            size = 10 if count <= 12 else 6.5
-            axes.text(column, row, f"{number}", ha="center", va="center", color=colour, fontsize=size)
-        axes.set_xticks(range(count), task.classes, rotation=40, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(count), task.classes)
-        axes.set(xlabel="predicted", ylabel="true")
-        axes.set_title(f"{task.name}: {np.trace(confusion)} of {confusion.sum()} right")
-        axes.grid(visible=False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(length=0)
-    return figure
-
-
-def plot_precision_recall(task: Task, labels: Scores, scores: Scores, thresholds: Sequence[float]) -> Figure:
-    """Draw precision over recall per tag, or per class against the rest; a dot is the threshold in use."""
-    with rc_context(STYLE):
-        figure, axes = _square(f"{task.name}: precision and recall", "recall", "precision")
-        for index, (name, true, given) in enumerate(_against_rest(task, labels, scores)):
-            precision, recall, _ = precision_recall_curve(true, given)
-            colour = SERIES[index % len(SERIES)]
-            label = f"{name}  {average_precision_score(true, given):.2f}"
-            axes.plot(recall, precision, color=colour, linewidth=1.8, label=label, drawstyle="steps-post")
-            if task.kind == "multilabel":
-                chosen = given >= thresholds[index]
-                hits = float((chosen & true).sum())
-                dot = (hits / true.sum(), hits / max(chosen.sum(), 1))
-                axes.plot(*dot, "o", color=colour, markersize=8, markeredgecolor="white", markeredgewidth=1.5)
-        _legend(axes, "average precision")
-    return figure
-
-
-def plot_roc(task: Task, labels: Scores, scores: Scores, thresholds: Sequence[float]) -> Figure:
-    """Draw true over false positive rate per tag, or per class against the rest; a dot is the threshold in use."""
-    with rc_context(STYLE):
-        figure, axes = _square(f"{task.name}: ROC", "false positive rate", "true positive rate")
-        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        for index, (name, true, given) in enumerate(_against_rest(task, labels, scores)):
-            false_rate, true_rate, _ = roc_curve(true, given)
-            colour = SERIES[index % len(SERIES)]
-            label = f"{name}  {auc(false_rate, true_rate):.2f}"
-            axes.plot(false_rate, true_rate, color=colour, linewidth=1.8, label=label)
-            if task.kind == "multilabel":
-                chosen = given >= thresholds[index]
-                dot = ((chosen & ~true).sum() / (~true).sum(), (chosen & true).sum() / true.sum())
-                axes.plot(*dot, "o", color=colour, markersize=8, markeredgecolor="white", markeredgewidth=1.5)
-        _legend(axes, "area under the curve")
     return figure
 
 
@@ -164,8 +70,9 @@ def plot_predictions(
             axes.axis("off")
             if number < len(images):
                 axes.imshow(images[number], aspect="auto")
-                answers = [_answer(task, scores[task.name][number], labels[task.name][number]) for task in spec.tasks]
-                for line, (text, colour) in enumerate(answers):
+                for line, task in enumerate(spec.tasks):
+                    words = EVALUATORS[task.kind].answer(task, scores[task.name][number], labels[task.name][number])
+                    text, colour = _coloured(words)
                     place = {
                         "transform": axes.transAxes,
                         "ha": "left",
@@ -215,48 +122,10 @@ def _lines(axes: Axes, history: pd.DataFrame, columns: Mapping[str, str]) -> Non
     axes.legend(frameon=False, fontsize=8.5)
 
 
-def _square(title: str, across: str, up: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(6.2, 5.4), layout="constrained")
-    axes = figure.subplots()
-    axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel=across, ylabel=up)
-    axes.set_title(title)
-    return figure, axes
-
-
-def _legend(axes: Axes, title: str) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(title=title, title_fontsize=8.5, fontsize=8.5, frameon=True, framealpha=0.9, edgecolor=GRID)
-
-
-def _against_rest(task: Task, labels: Scores, scores: Scores) -> list[tuple[str, NDArray[np.bool_], Scores]]:
-    """Return name, truth and scores per tag or class; those without both kinds of rows have no curve."""
-    found = []
-    for index, name in enumerate(task.classes):
-        given = labels if task.kind == "multiclass" else labels[:, index]
-        known = ~np.isnan(given)
-        true = given[known] == (index if task.kind == "multiclass" else 1)
-        if 0 < true.sum() < len(true):
-            found.append((name, true, scores[known, index]))
-    return found
-
-
-def _answer(task: Task, scores: Scores, label: Any) -> tuple[str, str]:
-    """Put the answer for one image in words, coloured by whether it is right."""
-    if task.kind == "multiclass":
-        best = int(scores.argmax())
-        text = f"{task.classes[best]} {scores[best]:.0%}"
-        if np.isnan(label):
-            return text, FAINT
-        right = best == int(label)
-        return text if right else f"{text}\n(is {task.classes[int(label)]})", RIGHT if right else WRONG
-    chosen = scores >= np.asarray(task.settled_thresholds())
-    said = ", ".join(name for name, there in zip(task.classes, chosen, strict=True) if there) or f"no {task.name}"
-    known = ~np.isnan(label)
-    if not known.any():
-        return said, FAINT
-    right = bool((chosen[known] == (label[known] == 1)).all())
-    truth = ", ".join(name for name, there in zip(task.classes, label == 1, strict=True) if there) or "none"
-    return said if right else f"{said}\n(is {truth})", RIGHT if right else WRONG
+def _coloured(words: Words) -> tuple[str, str]:
+    if words.is_right is None:
+        return words.said, FAINT
+    return (words.said, RIGHT) if words.is_right else (f"{words.said}\n(is {words.truth})", WRONG)
 
 
 def _box(axes: Axes, x: float, y: float, text: str, colour: str) -> None:

@@ -11,30 +11,10 @@ import pandas as pd
 
 from multitask.evaluation.tasks import Evaluation
 from multitask.storage import replacing
+from multitask.style import CSS
 
 # A quarantine of thousands belongs into its parquet file; the page shows as many.
 QUARANTINE_ROWS = 50
-
-CSS = """
-:root { color-scheme: light dark; --ink: #1f2933; --faint: #66727f; --line: #e1e5ea; --paper: #fff; --card: #f6f8fa;
-  --bar: #2b6cb0; --base: #c3ccd6; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6eaee; --faint: #9aa7b4; --line: #2f3943; --paper: #14181d;
-  --card: #1c232b; --bar: #63a4e6; --base: #465361; } img { filter: brightness(.92); } }
-body { margin: 0 auto; max-width: 62rem; padding: 1.5rem 1rem 4rem; color: var(--ink); background: var(--paper);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; } p { margin: .3rem 0; } .faint { color: var(--faint); }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: .92rem; }
-th { text-align: left; font-weight: 600; color: var(--faint); } th, td { padding: .32rem .6rem .32rem 0;
-  border-bottom: 1px solid var(--line); } .number { text-align: right; font-variant-numeric: tabular-nums; }
-.track { position: relative; height: .7rem; min-width: 9rem; background: var(--card); border-radius: .35rem; }
-.track i { position: absolute; height: 100%; border-radius: .35rem; } .fill { background: var(--bar); opacity: .35; }
-.range { background: var(--bar); min-width: 3px; } .mark { background: var(--faint); width: 2px; }
-figure { margin: 1rem 0; } img { max-width: 100%; border-radius: .4rem; background: #fff; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
-pre { background: var(--card); padding: .8rem 1rem; border-radius: .4rem; overflow-x: auto; }
-ul { padding-left: 1.2rem; }
-"""
 
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -51,9 +31,9 @@ TEMPLATE = """<!doctype html>
 {% for name, m in metrics.items() %}<tr><td>{{ name.replace("_", " ") }}</td>
 <td class="number"><b>{{ "%.3f" % m.value }}</b></td>
 <td class="number">{{ "%.3f" % m.low }} to {{ "%.3f" % m.high }}</td><td class="number">{{ "%.3f" % m.baseline }}</td>
-<td><div class="track"><i class="fill" style="width:{{ percent(m.value) }}"></i>
+<td>{% if m.higher_is_better %}<div class="track"><i class="fill" style="width:{{ percent(m.value) }}"></i>
 <i class="range" style="left:{{ percent(m.low) }};width:{{ percent(m.high - m.low) }}"></i>
-<i class="mark" style="left:{{ percent(m.baseline) }}"></i></div></td></tr>
+<i class="mark" style="left:{{ percent(m.baseline) }}"></i></div>{% endif %}</td></tr>
 {% endfor %}</table></div>{% endfor %}
 {% for heading, names in sections if names %}
 <h2>{{ heading }}</h2><div class="{{ 'pair' if names|length > 1 }}">
@@ -96,7 +76,7 @@ def write_report(
         facts: how the run was made.
         evaluation: the figures.
         rows_name: of what rows, e.g. the test split.
-        figures: PNG files by name; names that end in `_confusion`, `_precision_recall` and `_roc` are grouped.
+        figures: PNG files by name; grouped by how their names end.
         notes: what a reader should keep in mind.
         quarantine: columns id and reason.
         split_counts: per label, rows per split.
@@ -129,6 +109,7 @@ def _sections(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         "Test photos": ("predictions",),
         "Training": ("history",),
         "Confusion": ("_confusion",),
+        "Numbers": ("_scatter",),
         "Thresholds": ("_precision_recall", "_roc"),
         "Network": ("architecture",),
     }

@@ -1,13 +1,13 @@
-"""Scores and labels to metrics per task, with trivial baselines, intervals and thresholds.
+"""Scores and labels to metrics per task, with trivial baselines and intervals.
 
-Multiclass: labels (rows,) float32 class numbers, scores (rows, classes) that sum to 1 per row. Multilabel: labels
-(rows, tags) 0/1, scores (rows, tags) in 0..1. A missing label is NaN and leaves its row out of that task, or that tag.
+Labels are float32 (rows,) or (rows, answers) and scores (rows, answers), see the room of each kind. A missing label is
+NaN and leaves its row out of that task, or of that answer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
-from multitask.evaluation.metrics import Floats, Labels, WeightedMetric
+from multitask.evaluation.kinds import EVALUATORS
+from multitask.evaluation.metrics import Floats, Labels
 from multitask.spec import ModelSpec, Task
 
 
@@ -27,6 +28,7 @@ class Metric:
     low: float
     high: float
     baseline: float
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Evaluation:
     def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
         """Return what `as_dict` described."""
 
-        def metric(values: Mapping[str, float | None]) -> Metric:
-            return Metric(**{key: math.nan if value is None else value for key, value in values.items()})
+        def metric(values: Mapping[str, Any]) -> Metric:
+            known: dict[str, Any] = {key: math.nan if value is None else value for key, value in values.items()}
+            return Metric(**known)
 
         return cls(
             {task: {name: metric(values) for name, values in entry["metrics"].items()} for task, entry in data.items()},
@@ -76,7 +79,7 @@ class Evaluation:
         ]
 
 
-def evaluate(
+def evaluate_tasks(
     spec: ModelSpec,
     labels: Mapping[str, Labels],
     scores: Mapping[str, Labels],
@@ -89,8 +92,9 @@ def evaluate(
     for task in spec.tasks:
         given = (labels[task.name], scores[task.name])
         metrics[task.name] = evaluate_task(task, *given, train_labels[task.name], seed, groups)
-        if task.kind == "multiclass":
-            confusion[task.name] = confusion_matrix(task, *given)
+        matrix = EVALUATORS[task.kind].confusion(task, *given)
+        if matrix is not None:
+            confusion[task.name] = matrix
         rows[task.name] = int((~np.isnan(labels[task.name])).reshape(len(labels[task.name]), -1).any(axis=1).sum())
     return Evaluation(metrics, confusion, rows)
 
@@ -105,10 +109,6 @@ def evaluate_task(
 ) -> dict[str, Metric]:
     """Evaluate one task.
 
-    Baselines: for multiclass the most frequent classes of the training rows; for tags the most frequent combination
-    (exact match), "always present" (precision, recall and F1; "never present" has an F1 of 0), and a random order
-    (average precision, which is then the tag's share).
-
     Args:
         task: with its thresholds.
         labels, scores: as on top of this file.
@@ -116,161 +116,37 @@ def evaluate_task(
         seed: of the bootstrap.
         groups: (rows,) groups to resample instead of rows, where rows of one group are alike.
     """
-    pairs = task_metrics(task, labels, scores, train_labels)
-    ones = np.ones((1, len(labels)))
-    values = {name: float(metric(ones)[0]) for name, (metric, _) in pairs.items()}
-    resampled: dict[str, list[Floats]] = {name: [] for name in pairs}
+    figures = EVALUATORS[task.kind].figures(task, labels, scores, train_labels)
+    resampled: dict[str, list[Floats]] = {name: [] for name in figures}
     for weights in merit.resamples(len(labels), seed, groups):
-        for name, (metric, _) in pairs.items():
-            resampled[name].append(metric(weights))
+        for name, figure in figures.items():
+            resampled[name].append(figure.metric(weights))
     found = {}
-    for name, (_, baseline) in pairs.items():
+    for name, figure in figures.items():
         drawn = np.concatenate(resampled[name])
         drawn = drawn[np.isfinite(drawn)]
         low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (math.nan, math.nan)
-        found[name] = Metric(values[name], float(low), float(high), baseline)
+        value = merit.plain(figure.metric, len(labels))
+        found[name] = Metric(value, float(low), float(high), figure.baseline, figure.higher_is_better)
     return found
-
-
-def task_metrics(
-    task: Task, labels: Labels, scores: Labels, train_labels: Labels
-) -> dict[str, tuple[WeightedMetric, float]]:
-    """Return every figure of a task by name, as a function of row weights, and its baseline; see `evaluate_task`."""
-    if task.kind == "multiclass":
-        return _multiclass_metrics(task, labels, scores, train_labels)
-    return _multilabel_metrics(task, labels, scores, train_labels)
-
-
-def choose_thresholds(labels: Labels, scores: Labels) -> tuple[float, ...]:
-    """Return per tag the threshold with the highest F1 on these rows; 0.5 where the tag is in none or in all of them.
-
-    A threshold lies midway between two neighbouring scores and has four decimals where that keeps them apart, so that
-    it survives JSON and small differences of arithmetic.
-    """
-    return tuple(_best_threshold(labels[:, tag], scores[:, tag]) for tag in range(labels.shape[1]))
 
 
 def validation_score(spec: ModelSpec, labels: Mapping[str, Labels], scores: Mapping[str, Labels]) -> dict[str, float]:
     """Return the figures that choose the best epoch; "score" is the monitor, and higher is better.
 
-    `<task>_accuracy` and `<task>_balanced_accuracy` of multiclass tasks, `<task>_average_precision` (mean over tags)
-    of multilabel ones; `score` is the mean of balanced accuracies and average precisions over the tasks.
+    `<task>_<figure>` of what each kind watches (a mean over tags loses that prefix); `score` is the mean of the main
+    figures of the tasks, none of which counts as less than -1.
     """
     found: dict[str, float] = {}
     members = []
     for task in spec.tasks:
-        values, given = labels[task.name], scores[task.name]
-        ones = np.ones((1, len(values)))
-        if task.kind == "multiclass":
-            pairs, main = _multiclass_metrics(task, values, given, values), "balanced_accuracy"
-        else:
-            pairs, main = _multilabel_metrics(task, values, given, values), "mean_average_precision"
-        for name in ("accuracy", main):
-            found[f"{task.name}_{name.removeprefix('mean_')}"] = float(pairs[name][0](ones)[0])
-        members.append(found[f"{task.name}_{main.removeprefix('mean_')}"])
+        values, given, kind = labels[task.name], scores[task.name], EVALUATORS[task.kind]
+        figures = kind.figures(task, values, given, values)
+        for name in kind.watched:
+            found[f"{task.name}_{name.removeprefix('mean_')}"] = merit.plain(figures[name].metric, len(values))
+        members.append(max(found[f"{task.name}_{kind.main.removeprefix('mean_')}"], -1.0))
     score = merit.nanmean(members)
     return {**found, "score": score if math.isfinite(score) else 0.0}
-
-
-def confusion_matrix(task: Task, labels: Labels, scores: Labels) -> NDArray[np.int64]:
-    """Count rows by true class (rows) and best-scored class (columns)."""
-    known = ~np.isnan(labels)
-    matrix = np.zeros((len(task.classes), len(task.classes)), np.int64)
-    np.add.at(matrix, (labels[known].astype(int), scores[known].argmax(axis=1)), 1)
-    return matrix
-
-
-def _multiclass_metrics(
-    task: Task, labels: Labels, scores: Labels, train_labels: Labels
-) -> dict[str, tuple[WeightedMetric, float]]:
-    known = ~np.isnan(labels)
-    true = np.where(known, labels, -1).astype(int)
-    best = scores.argmax(axis=1)
-    frequent = np.argsort(-np.bincount(train_labels[~np.isnan(train_labels)].astype(int), minlength=len(task.classes)))
-    constant = np.full(len(labels), frequent[0])
-    ones = np.ones((1, len(labels)))
-
-    def with_baseline(make: Callable[[Any], WeightedMetric]) -> tuple[WeightedMetric, float]:
-        return make(best), float(make(constant)(ones)[0])
-
-    found = {"accuracy": with_baseline(lambda answer: merit.share(answer == true, known))}
-    if task.top_k > 1:
-        ranks = np.argsort(-scores, axis=1, kind="stable")[:, : task.top_k]
-        hit = (ranks == true[:, None]).any(axis=1)
-        baseline = merit.share(np.isin(true, frequent[: task.top_k]), known)
-        found[f"top_{task.top_k}_accuracy"] = (merit.share(hit, known), float(baseline(ones)[0]))
-    classes = len(task.classes)
-    found["balanced_accuracy"] = with_baseline(
-        lambda answer: merit.class_mean(merit.recall, answer, true, known, classes)
-    )
-    found["macro_f1"] = with_baseline(lambda answer: merit.class_mean(merit.f1, answer, true, known, classes))
-    return found
-
-
-def _multilabel_metrics(
-    task: Task, labels: Labels, scores: Labels, train_labels: Labels
-) -> dict[str, tuple[WeightedMetric, float]]:
-    answers = scores >= np.asarray(task.settled_thresholds(), np.float32)
-    known = ~np.isnan(labels)
-    complete = np.asarray(known.all(axis=1))
-    train_complete = train_labels[~np.isnan(train_labels).any(axis=1)]
-    combinations, counts = np.unique(train_complete, axis=0, return_counts=True)
-    ones = np.ones((1, len(labels)))
-    usual = combinations[counts.argmax()] if len(counts) else np.zeros(len(task.classes))
-    per_tag: dict[str, tuple[WeightedMetric, float]] = {}
-    parts: dict[str, list[WeightedMetric]] = {"f1": [], "average_precision": []}
-    bases: dict[str, list[float]] = {"f1": [], "average_precision": []}
-    for tag, name in enumerate(task.classes):
-        for kind, metric, baseline in _tag_metrics(labels[:, tag], scores[:, tag], answers[:, tag]):
-            per_tag[f"{name}_{kind}"] = (metric, baseline)
-            if kind in parts:
-                parts[kind].append(metric)
-                bases[kind].append(baseline)
-    right: NDArray[np.bool_] = ((labels == 1) == answers) & known
-    matches: NDArray[np.bool_] = labels == usual
-    most = np.nanmean(np.where(known, matches, np.nan)) if known.any() else math.nan
-    return {
-        "exact_match": (
-            merit.share(np.all(right, axis=1), complete),
-            float(merit.share(np.all(matches, axis=1), complete)(ones)[0]),
-        ),
-        "accuracy": (merit.mean([merit.share(*pair) for pair in zip(right.T, known.T, strict=True)]), float(most)),
-        "macro_f1": (merit.mean(parts["f1"]), merit.nanmean(bases["f1"])),
-        "mean_average_precision": (merit.mean(parts["average_precision"]), merit.nanmean(bases["average_precision"])),
-        **per_tag,
-    }
-
-
-def _tag_metrics(labels: Labels, scores: Labels, answers: NDArray[np.bool_]) -> list[tuple[str, WeightedMetric, float]]:
-    known = ~np.isnan(labels)
-    true = (labels == 1) & known
-    ones = np.ones((1, len(labels)))
-    found: list[tuple[str, WeightedMetric, float]] = []
-    for name, figure in (("precision", merit.precision), ("recall", merit.recall), ("f1", merit.f1)):
-        metric = merit.binary(figure, answers & known, true)
-        found.append((name, metric, float(merit.binary(figure, known, true)(ones)[0])))
-    share = float(true.sum() / known.sum()) if known.any() else math.nan
-    return [*found, ("average_precision", merit.average_precision(labels, scores), share)]
-
-
-def _best_threshold(labels: Labels, scores: Labels) -> float:
-    known = ~np.isnan(labels)
-    labels, scores = labels[known], scores[known].astype(np.float64)
-    if not 0 < labels.sum() < len(labels):
-        return 0.5
-    order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(labels[order])
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    f1 = 2 * hits[ends] / (ends + 1 + labels.sum())
-    last = ends[f1.argmax()]
-    upper = float(ranked[last])
-    lower = float(ranked[last + 1]) if last + 1 < len(ranked) else 0.0
-    middle = (upper + lower) / 2
-    for decimals in range(4, 17):
-        rounded = float(np.float32(round(middle, decimals)))
-        if lower < rounded <= upper and 0 < rounded < 1:
-            return rounded
-    return upper
 
 
 def _finite(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from multitask.audit import splits
 from multitask.audit.rows import Audit
 from multitask.data.tables import Table
-from multitask.exploration.advice import RARE_ROWS, advise
+from multitask.exploration.advice import advise
+from multitask.exploration.kinds import EXPLORERS, describe_task
 from multitask.spec import Task
 
 # Images are called dark, bright, flat or blurred beyond these; set by looking at photos of clothes.
@@ -62,18 +63,17 @@ def explore_data(
         groups: (rows,) which rows stay together.
     """
     columns = [f"{task.name}: {name}" for task in tasks for name in task.classes]
-    marks = splits.indicators(table.labels, tasks)
-    correlation = _phi(marks)
+    correlation = correlate([EXPLORERS[task.kind].values(task, table.labels[task.name]) for task in tasks])
     facts: dict[str, Any] = {
         "table": _table_facts(frame, table, tasks, audit, orphans),
-        "tasks": {task.name: _task_facts(task, table.labels[task.name]) for task in tasks},
+        "tasks": {task.name: describe_task(task, table.labels[task.name]) for task in tasks},
     }
     examples: dict[str, list[int]] = {}
     if audit is not None:
         facts["images"], examples = _image_facts(audit)
     facts["correlation"] = _strong_pairs(columns, correlation, tasks)
     if parts is not None and groups is not None:
-        facts["splits"] = _split_facts(columns, marks, parts, groups)
+        facts["splits"] = _split_facts(splits.strata(tasks), splits.indicators(table.labels, tasks), parts, groups)
     facts["advice"] = advise(facts)
     return Exploration(facts, examples, columns, correlation)
 
@@ -94,7 +94,7 @@ def _table_facts(
         "images_without_row_examples": list(orphans[:EXAMPLES]),
         "rows_that_cannot_be_used": 0 if audit is None else int((audit.reasons != "").sum()),
         "reasons": {} if audit is None else _kinds(audit.reasons),
-        "types": _type_surprises(frame, tasks),
+        "types": [line for task in tasks for line in EXPLORERS[task.kind].surprises(task, frame)],
     }
 
 
@@ -114,47 +114,6 @@ def _conflicting(table: Table, tasks: Sequence[Task], repeated: set[str]) -> lis
 def _kinds(reasons: NDArray[np.object_]) -> dict[str, int]:
     """Count reasons by their part before the details."""
     return dict(Counter(str(reason).split(":")[0] for reason in reasons if reason).most_common())
-
-
-def _type_surprises(frame: pd.DataFrame, tasks: Sequence[Task]) -> list[str]:
-    """Name tag columns that are not whole numbers: they are read, but show that the table was made in several ways."""
-    found = []
-    for column in [column for task in tasks if task.kind == "multilabel" for column in task.columns]:
-        values = frame[column]
-        nulls = int(values.isna().sum())
-        kind = "text" if values.dtype == object or pd.api.types.is_string_dtype(values) else str(values.dtype)
-        if not pd.api.types.is_integer_dtype(values):
-            found.append(f"{column} is {kind}, read as 0 and 1" + (f"; {nulls:,} missing" if nulls else ""))
-    return found
-
-
-def _task_facts(task: Task, labels: Labels) -> dict[str, Any]:
-    if task.kind == "multiclass":
-        known = labels[~np.isnan(labels)].astype(int)
-        counts = np.bincount(known, minlength=len(task.classes))
-        shares = np.sort(counts)[::-1] / max(len(known), 1)
-        baselines = {"accuracy": shares[0], f"top_{task.top_k}_accuracy": shares[: task.top_k].sum()}
-        more: dict[str, Any] = {}
-    else:
-        known = labels[~np.isnan(labels).any(axis=1)]
-        counts = (labels == 1).sum(axis=0)
-        tags, rows = np.unique((labels == 1).sum(axis=1), return_counts=True)
-        combinations = np.unique(known, axis=0, return_counts=True)[1]
-        baselines = {
-            "no_tag_accuracy": 1 - np.nanmean(labels) if len(labels) else 0.0,
-            "exact_match": combinations.max() / max(len(known), 1) if len(combinations) else 0.0,
-        }
-        more = {"rows_by_number_of_tags": {str(tag): int(row) for tag, row in zip(tags, rows, strict=True)}}
-    return {
-        "kind": task.kind,
-        "rows_with_label": len(known),
-        "rows_without_label": len(labels) - len(known),
-        "counts": {name: int(count) for name, count in zip(task.classes, counts, strict=True)},
-        "rare": [name for name, count in zip(task.classes, counts, strict=True) if 0 < count < RARE_ROWS],
-        "absent": [name for name, count in zip(task.classes, counts, strict=True) if not count],
-        "baselines": {name: round(float(value), 4) for name, value in baselines.items()},
-        **more,
-    }
 
 
 def _image_facts(audit: Audit) -> tuple[dict[str, Any], dict[str, list[int]]]:
@@ -220,9 +179,15 @@ def _quantiles(values: NDArray[np.int64]) -> dict[str, int]:
     return dict(zip(("least", "median", "most"), map(int, np.quantile(values, (0, 0.5, 1))), strict=True))
 
 
-def _phi(marks: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the correlation of every pair of labels; 0 for a label that all rows or none bear."""
-    centred = marks - marks.mean(axis=0)
+def correlate(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
+    """Return the correlation of every pair of label columns; 0 for one that is the same in all rows.
+
+    Of marks of classes and tags it is the phi coefficient. A missing label counts as the mean of its column.
+    """
+    columns = np.concatenate(values, axis=1).astype(np.float64)
+    known = ~np.isnan(columns)
+    means = np.where(known, columns, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    centred = np.where(known, columns - means, 0.0)
     norms = np.sqrt(np.square(centred).sum(axis=0))
     scaled = centred / np.where(norms > 0, norms, 1.0)
     return scaled.T @ scaled
@@ -237,7 +202,7 @@ def _strong_pairs(
         (one, other)
         for one in range(len(columns))
         for other in range(one)
-        if task_of[one] is not task_of[other] or task_of[one].kind == "multilabel"
+        if task_of[one] is not task_of[other] or not task_of[one].has_class_numbers
     ]
     pairs.sort(key=lambda pair: -abs(correlation[pair]))
     return [

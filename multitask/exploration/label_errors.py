@@ -7,7 +7,6 @@ frozen network. Confident learning ranks them: Northcutt et al. 2021, https://do
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -18,8 +17,8 @@ from sklearn.preprocessing import StandardScaler
 
 from multitask.audit import splits
 from multitask.errors import ConfigError
+from multitask.exploration.kinds import EXPLORERS, Question
 from multitask.progress import Progress, Quiet
-from multitask.spec import Task
 from multitask.training.preparation import Prepared
 
 FOLDS = 5
@@ -32,16 +31,6 @@ WEAK = 0.8
 _REGULARISATION = 0.01
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Question:
-    """One decision per row: which class, or whether a tag is there."""
-
-    task: Task
-    name: str
-    labels: NDArray[np.float32]
-    classes: tuple[str, ...]
 
 
 def find_label_errors(
@@ -100,14 +89,9 @@ def find_label_errors(
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=columns)
 
 
-def _questions(prepared: Prepared) -> Iterator[_Question]:
+def _questions(prepared: Prepared) -> Iterator[Question]:
     for task in prepared.spec.tasks:
-        labels = prepared.table.labels[task.name]
-        if task.kind == "multiclass":
-            yield _Question(task, task.columns[0], labels, task.classes)
-        else:
-            for tag, name in enumerate(task.classes):
-                yield _Question(task, name, labels[:, tag], ("0", "1"))
+        yield from EXPLORERS[task.kind].questions(task, prepared.table.labels[task.name])
 
 
 def _project(prepared: Prepared, seed: int) -> Floats:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.audit.inspection import Look
-from multitask.evaluation.plots import FAINT, SERIES, STYLE
+from multitask.style import FAINT, SERIES, STYLE
 
 # More labels than this are too small to be read in a matrix.
 MATRIX_LABELS = 40
@@ -24,10 +24,11 @@ def plot_balance(tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
         figure = Figure(figsize=(8, 0.3 * sum(heights) + 0.9 * len(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, task), colour in zip(panels, tasks.items(), SERIES * len(heights), strict=False):
-            counts = sorted(task["counts"].items(), key=lambda entry: entry[1])
+            # Ranges of a number have an order of their own, from the bottom up.
+            counts = sorted(task["counts"].items(), key=lambda entry: 0 if task["in_order"] else entry[1])
             bars = axes.barh([label for label, _ in counts], [count for _, count in counts], color=colour, height=0.7)
             axes.bar_label(bars, [f"{count:,}" for _, count in counts], padding=4, color=FAINT)
-            axes.set_title(f"{name}: rows with each {'class' if task['kind'] == 'multiclass' else 'tag'}")
+            axes.set_title(f"{name}: rows with each {task['noun']}")
             axes.grid(visible=False, axis="y")
             axes.margins(x=0.1)
     return figure
@@ -46,7 +47,7 @@ def plot_correlation(columns: Sequence[str], correlation: NDArray[np.float64]) -
         axes.set_xticks(range(len(shown)), shown, rotation=90)
         axes.set_yticks(range(len(shown)), shown)
         axes.grid(visible=False)
-        axes.set_title("Labels that come together (phi)")
+        axes.set_title("Labels that come together (correlation)")
         figure.colorbar(image, ax=axes, shrink=0.6)
     return figure
 

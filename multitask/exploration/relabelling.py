@@ -9,11 +9,11 @@ import jinja2
 import pandas as pd
 
 from multitask.config import Config
-from multitask.evaluation.report import CSS
 from multitask.exploration.label_errors import WEAK, find_label_errors
 from multitask.exploration.report import thumbnail
 from multitask.progress import Progress, Quiet
 from multitask.storage import replacing
+from multitask.style import CSS
 from multitask.training.preparation import Prepared, prepare
 
 SHOWN = 24

@@ -13,9 +13,9 @@ from multitask.audit.inspection import open_picture
 from multitask.audit.rows import Audit
 from multitask.data.archives import Archive, read_image
 from multitask.data.tables import Table
-from multitask.evaluation.report import CSS
 from multitask.exploration.facts import EXAMPLES, Exploration
 from multitask.storage import replacing
+from multitask.style import CSS
 
 TILE_PIXELS = 170
 

@@ -14,15 +14,16 @@ from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
 from multitask.data.archives import Archive, open_archive
 from multitask.data.frames import read_frame
-from multitask.data.tables import Table, as_table, settle_classes
+from multitask.data.labels import settle_classes
+from multitask.data.tables import Table, as_table
 from multitask.errors import ArchiveError
-from multitask.evaluation import plots
 from multitask.exploration import plots as data_plots
 from multitask.exploration.facts import BLURRED, BRIGHT, DARK, Exploration, explore_data
 from multitask.exploration.report import write_data_report
 from multitask.progress import Progress, Quiet
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
+from multitask.style import save_plots
 
 
 def survey(
@@ -112,7 +113,7 @@ def _write(
         looks = list({look.digest: look for look in audit.looks if look.digest and not look.reason}.values())
         limits = {"dark": DARK, "bright": BRIGHT, "blurred": BLURRED}
         figures["images"] = data_plots.plot_images(looks, limits)
-    paths = plots.save_plots(figures, out / "plots")
+    paths = save_plots(figures, out / "plots")
     summary = f"{len(table):,} rows of {config.data.labels}"
     summary += f", {found.facts['images']['readable']:,} readable images" if audit is not None else ", no images"
     write_data_report(

@@ -3,7 +3,8 @@
     image uint8 (batch, height, width, 3)
       -> frozen:    scaling, the backbone up to the boundary      -> features (batch, ...)      computed once per image
       -> trainable: the rest of the backbone, pooling, one Dense per task -> {task: logits (batch, classes) float32}
-      -> whole = frozen, then trainable, then softmax or sigmoid  -> {task: scores (batch, classes) float32, 0..1}
+      -> scores: softmax, sigmoid, or the unit of a number         -> {task: scores (batch, classes) float32}
+      -> whole = frozen, then trainable, then scores
 
 With `freeze = "all"` the boundary lies behind the pooling, with `"none"` in front of the scaling: the same code, cut
 elsewhere.
@@ -23,16 +24,18 @@ import numpy as np
 
 from multitask.errors import ConfigError, nearest
 from multitask.network.backbone import build_backbone, image_shape, load_weights
+from multitask.network.heads import HEADS
 from multitask.spec import ModelSpec
 
 
 @dataclass(frozen=True)
 class Network:
-    """The two sides of one network and the whole of it; they share their weights."""
+    """The two sides of one network, what turns their logits into scores, and the whole; they share their weights."""
 
     spec: ModelSpec
     frozen: Any
     trainable: Any
+    scores: Any
     whole: Any
 
     def frozen_digest(self) -> str:
@@ -67,14 +70,12 @@ def build_network(
     frozen.trainable = False
     trainable = _with_heads(rest, spec, heads)
     image = keras.Input(image_shape(spec.image), dtype="uint8", name="image")
-    logits = trainable(frozen(image))
-    scores = {
-        task.name: keras.layers.Activation(
-            "softmax" if task.kind == "multiclass" else "sigmoid", dtype=heads, name=task.name
-        )(logits[task.name])
-        for task in spec.tasks
-    }
-    return Network(spec, frozen, trainable, keras.Model(image, scores, name="multitask"))
+    outputs = {task.name: HEADS[task.kind].output(task, heads) for task in spec.tasks}
+    logits = [keras.Input((len(task.classes),), dtype=heads, name=f"{task.name}_logits") for task in spec.tasks]
+    scored = {task.name: outputs[task.name](given) for task, given in zip(spec.tasks, logits, strict=True)}
+    scores = keras.Model(logits, scored, name="scores")
+    found = {name: outputs[name](value) for name, value in trainable(frozen(image)).items()}
+    return Network(spec, frozen, trainable, scores, keras.Model(image, found, name="multitask"))
 
 
 def load_network(path: Path, spec: ModelSpec, precision: str = "float32", *, heads: str = "float32") -> Network:

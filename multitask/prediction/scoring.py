@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from multitask.audit.inspection import explain_unreadable
 from multitask.data.archives import Archive, read_image
-from multitask.data.tables import PredictionWriter
 from multitask.parallel import bounded_map
 from multitask.prediction.protocol import Predictor, Scores
+from multitask.prediction.writing import PredictionWriter
 from multitask.progress import Progress, Quiet
 from multitask.storage import replacing
 

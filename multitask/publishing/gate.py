@@ -18,8 +18,8 @@ from multitask.data.archives import open_archive
 from multitask.demo.probe import probe_images
 from multitask.errors import GateError, nearest
 from multitask.evaluation.assessment import split_labels
-from multitask.evaluation.comparison import comparable, compare
-from multitask.evaluation.tasks import Evaluation, evaluate
+from multitask.evaluation.comparison import comparable, compare_task
+from multitask.evaluation.tasks import Evaluation, evaluate_tasks
 from multitask.prediction.scoring import score_rows
 from multitask.progress import Progress, Quiet
 from multitask.publishing.exporting import export_run
@@ -120,8 +120,8 @@ def _pass_gate(
     ]
     split = _test_split(run)
     scores, split = _score(candidate, run, split, "the candidate", progress)
-    found = evaluate(run.spec, split.labels, scores, split.train_labels, run.config.fit.seed, split.groups)
-    checks += [_check_floor(found, name, least) for name, least in gate.floors.items()]
+    found = evaluate_tasks(run.spec, split.labels, scores, split.train_labels, run.config.fit.seed, split.groups)
+    checks += [_check_floor(found, name, bound) for name, bound in gate.floors.items()]
     versions = folder.versions()
     if gate.not_worse and versions:
         checks += _compare_with(folder, versions[-1], run, split, scores, progress)
@@ -133,13 +133,15 @@ def _pass_gate(
     return checks, facts | {"gate": [" | ".join(check.row()) for check in checks]}
 
 
-def _check_floor(found: Evaluation, name: str, least: float) -> Check:
+def _check_floor(found: Evaluation, name: str, bound: float) -> Check:
     task, _, figure = name.partition(".")
     if task not in found.metrics or figure not in found.metrics[task]:
         known = [f"{task}.{figure}" for task, metrics in found.metrics.items() for figure in metrics]
         raise GateError(f'no figure "{name}"', where="gate.floors", fix=nearest(name, known))
-    value = found.metrics[task][figure].value
-    return Check(name, f"at least {least:g}", f"{value:.3f}", value >= least)
+    metric = found.metrics[task][figure]
+    if metric.higher_is_better:
+        return Check(name, f"at least {bound:g}", f"{metric.value:.3f}", metric.value >= bound)
+    return Check(name, f"at most {bound:g}", f"{metric.value:.3f}", metric.value <= bound)
 
 
 def _compare_with(
@@ -156,7 +158,7 @@ def _compare_with(
     checks = []
     for name in names:
         labels, train_labels = split.labels[name][rows], split.train_labels[name]
-        difference = compare(
+        difference = compare_task(
             (tasks[name], old_tasks[name]),
             labels,
             (scores[name][rows], old_scores[name]),

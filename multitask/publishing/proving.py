@@ -23,8 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multitask.data.tables import decisions
 from multitask.errors import MultitaskError, PredictionError, ProofError
+from multitask.prediction.decisions import DECISIONS
 from multitask.prediction.protocol import Predictor, Scores
 from multitask.progress import Progress, Quiet
 from multitask.serving.client import Client
@@ -81,7 +81,7 @@ def prove(
         except MultitaskError as error:
             raise ProofError(f"the C++ runtime fails: {error}", where=str(saved_model)) from None
     _check_decoded(trained.spec, outputs)
-    differences = {"C++ runtime": _difference(expected, found, "the C++ runtime", tolerance)}
+    differences = {"C++ runtime": _difference(trained.spec, expected, found, "the C++ runtime", tolerance)}
     progress.say("proof: the same images through a server")
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / NAME).mkdir()
@@ -91,7 +91,7 @@ def prove(
                 answered = Client(url, patience=5).predict(images)
         except MultitaskError as error:
             raise ProofError(f"the server fails: {error}", where=str(saved_model)) from None
-    differences["HTTP server"] = _difference(expected, answered, "the server", tolerance)
+    differences["HTTP server"] = _difference(trained.spec, expected, answered, "the server", tolerance)
     return Proof(len(images), int(expected.ok.sum()), tolerance, differences, digest(saved_model))
 
 
@@ -154,8 +154,8 @@ def _in_new_process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
 
-def _difference(expected: Scores, found: Scores, name: str, tolerance: float) -> float:
-    """Return the largest difference of a score.
+def _difference(spec: ModelSpec, expected: Scores, found: Scores, name: str, tolerance: float) -> float:
+    """Return the largest difference of a score, of a number in standard deviations.
 
     Raises:
         ProofError: it is too large, or an image is readable for one and not for the other.
@@ -164,14 +164,14 @@ def _difference(expected: Scores, found: Scores, name: str, tolerance: float) ->
         wrong = np.flatnonzero(expected.ok != found.ok)
         raise ProofError(f"{name} disagrees on which images are readable", where=f"images {wrong.tolist()}")
     largest = 0.0
-    for task, values in expected.values.items():
-        difference = np.abs(values - found.values[task])[expected.ok]
+    for task in spec.tasks:
+        difference = np.abs(expected.values[task.name] - found.values[task.name])[expected.ok] / task.units()
         # numpy's maximum keeps NaN, and a comparison with NaN is false: it fails.
         largest = float(np.maximum(largest, difference.max(initial=0.0)))
         if not largest <= tolerance:
             raise ProofError(
                 f"{name} gives other scores than the trained network",
-                where=f'task "{task}"',
+                where=f'task "{task.name}"',
                 expected=f"a difference of at most {tolerance:g}",
                 received=f"{largest:g}",
             )
@@ -182,9 +182,6 @@ def _check_decoded(spec: ModelSpec, outputs: Mapping[str, NDArray[Any]]) -> None
     """Check that the answers decoded in the graph are those that the prediction table would hold for these scores."""
     ok = outputs["image_ok"]
     for task in spec.tasks:
-        decoded: Any = outputs[task.answer_outputs[0]][ok]
-        expected: Any = decisions(task, outputs[task.name][ok])
-        if task.kind == "multiclass":
-            expected = np.array([name.encode() for name in task.classes], object)[expected]
-        if not np.array_equal(decoded, expected):
+        expected = DECISIONS[task.kind].outputs(task, outputs[task.name][ok])
+        if not all(np.array_equal(outputs[name][ok], values) for name, values in expected.items()):
             raise ProofError("the served answers do not follow from the served scores", where=f'task "{task.name}"')

@@ -5,6 +5,7 @@
       -> per task    <task> float32 (batch, classes)                   scores, 0..1
          multiclass  <task>_top string, <task>_top_scores float32 (batch, top_k)
          multilabel  <task>_present int64 (batch, tags)                1 from the tag's threshold on
+         regression  nothing more: <task> is the number, in its unit
          image_ok    bool (batch,)                                     of a row that is not ok all answers are 0 and ""
     spec             rows string (batch,) -> spec string (batch,)      the spec as JSON, so that an address is enough
 
@@ -23,7 +24,7 @@ import tensorflow as tf
 
 from multitask.network.model import Network
 from multitask.prediction.trained import score_bytes, score_pixels
-from multitask.spec import ModelSpec, Task
+from multitask.spec import Kind, ModelSpec, Task
 
 # Batches a server is warmed up with: one photo, and the most that serving/batching.config lets into one batch.
 WARM_UP_ROWS = (1, 32)
@@ -88,17 +89,28 @@ def _answers(spec: ModelSpec, scored: Mapping[str, Tensor]) -> dict[str, Tensor]
     """Add the decoded answers of every task to scores per task and `image_ok`."""
     found = dict(scored)
     for task in spec.tasks:
-        found |= _decode(task, scored[task.name], scored["image_ok"])
+        decoded = _DECODERS[task.kind](task, scored[task.name], scored["image_ok"])
+        found |= zip(task.answer_outputs, decoded, strict=True)
     return found
 
 
-def _decode(task: Task, scores: Tensor, ok: Tensor) -> dict[str, Tensor]:
-    if task.kind == "multilabel":
-        present = (scores >= tf.constant(task.settled_thresholds(), tf.float32)) & ok[:, None]
-        return dict(zip(task.answer_outputs, [tf.cast(present, tf.int64)], strict=True))
+def _decode_top(task: Task, scores: Tensor, ok: Tensor) -> list[Tensor]:
     best = tf.math.top_k(scores, k=task.top_k)
     names = tf.gather(tf.constant(task.classes), best.indices)
-    return dict(zip(task.answer_outputs, [tf.where(ok[:, None], names, ""), best.values], strict=True))
+    return [tf.where(ok[:, None], names, ""), best.values]
+
+
+def _decode_present(task: Task, scores: Tensor, ok: Tensor) -> list[Tensor]:
+    present = (scores >= tf.constant(task.settled_thresholds(), tf.float32)) & ok[:, None]
+    return [tf.cast(present, tf.int64)]
+
+
+# What the graph answers beside the scores, in the order of `Task.answer_outputs`; a number is its own answer.
+_DECODERS: Mapping[Kind, Callable[[Task, Tensor, Tensor], list[Tensor]]] = {
+    "multiclass": _decode_top,
+    "multilabel": _decode_present,
+    "regression": lambda task, scores, ok: [],
+}
 
 
 def _write_warm_up(path: Path, photo: bytes, shape: Sequence[int]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from multitask.audit.inspection import explain_unreadable, open_picture
-from multitask.data.tables import decisions
+from multitask.prediction.decisions import decide
 from multitask.prediction.protocol import Scores
 from multitask.spec import ModelSpec, Task
 
@@ -24,8 +24,9 @@ def describe(spec: ModelSpec, images: Sequence[bytes], scores: Scores) -> list[d
 
     Returns:
         Per image `ok`, `status` ("ok" or why not) and, if ok, `label` and `confidence` (of the first multiclass task),
-        `tags` (names of all present tags) and `tasks`: per task its classes, each with `name`, `score` and, for
-        multiclass the best first, whether it is one of the `top_k`; for tags `threshold` and whether `present`.
+        `tags` (names of all present tags) and `tasks`: per task its `classes`, each with `name`, `score` and, for
+        multiclass the best first, whether it is one of the `top_k`; for tags `threshold` and whether `present`; or
+        its `numbers`, each with `name`, `value` and `spread` (standard deviation over the training rows).
     """
     return [_describe(spec, data, scores, row) for row, data in enumerate(images)]
 
@@ -37,7 +38,7 @@ def draw(data: bytes, answer: dict[str, Any], max_pixels: int) -> bytes:
         return b""
     size = max(14, picture.width // 24)
     font, margin = ImageFont.load_default(size), size // 2
-    lines = [f"{entry['name']} {entry['score']:.0%}" for task in answer["tasks"].values() for entry in _shown(task)]
+    lines = [line for task in answer["tasks"].values() for line in _lines(task)]
     width = max(picture.width, DRAWN_WIDTH)
     lines = _wrapped(lines, font, width - 2 * margin)
     canvas = Image.new("RGB", (width, picture.height + margin * 2 + len(lines) * size * 5 // 4), "#16181d")
@@ -53,46 +54,51 @@ def draw(data: bytes, answer: dict[str, Any], max_pixels: int) -> bytes:
 def _describe(spec: ModelSpec, data: bytes, scores: Scores, row: int) -> dict[str, Any]:
     if not scores.ok[row]:
         return {"ok": False, "status": scores.reasons.get(row) or explain_unreadable(data, spec.image.max_pixels)}
-    tasks = {task.name: _describe_task(task, scores.values[task.name][row]) for task in spec.tasks}
-    labels = [tasks[task.name]["classes"][0] for task in spec.tasks if task.kind == "multiclass"]
-    tags = [
-        entry["name"]
-        for task in spec.tasks
-        if task.kind == "multilabel"
-        for entry in tasks[task.name]["classes"]
-        if entry["present"]
-    ]
-    first = labels[0] if labels else {"name": None, "score": None}
+    tasks = {task.name: _DESCRIBERS[task.kind](task, scores.values[task.name][row]) for task in spec.tasks}
+    shown = [entry for task in tasks.values() for entry in task.get("classes", ())]
+    first = next((entry for entry in shown if entry.get("top")), {"name": None, "score": None})
     return {
         "ok": True,
         "status": "ok",
         "label": first["name"],
         "confidence": first["score"],
-        "tags": tags,
-        "tasks": tasks,
+        "tags": [entry["name"] for entry in shown if entry.get("present")],
+        "tasks": {task.name: {"kind": task.kind, **tasks[task.name]} for task in spec.tasks},
     }
 
 
-def _describe_task(task: Task, scores: Any) -> dict[str, Any]:
-    chosen = decisions(task, scores[None])[0]
-    if task.kind == "multiclass":
-        order = decisions(task.model_copy(update={"top_k": len(task.classes)}), scores[None])[0]
-        classes = [
+def _describe_classes(task: Task, scores: Any) -> dict[str, Any]:
+    order = decide(task.model_copy(update={"top_k": len(task.classes)}), scores[None])[0]
+    return {
+        "classes": [
             {"name": task.classes[at], "score": float(scores[at]), "top": rank < task.top_k}
             for rank, at in enumerate(order)
         ]
-    else:
-        classes = [
+    }
+
+
+def _describe_tags(task: Task, scores: Any) -> dict[str, Any]:
+    entries = zip(task.classes, scores, task.settled_thresholds(), decide(task, scores[None])[0], strict=True)
+    return {
+        "classes": [
             {"name": name, "score": float(score), "threshold": threshold, "present": bool(present)}
-            for name, score, threshold, present in zip(
-                task.classes, scores, task.settled_thresholds(), chosen, strict=True
-            )
+            for name, score, threshold, present in entries
         ]
-    return {"kind": task.kind, "classes": classes}
+    }
 
 
-def _shown(task: dict[str, Any]) -> list[dict[str, Any]]:
-    return [entry for entry in task["classes"] if entry.get("top") or entry.get("present")]
+def _describe_numbers(task: Task, scores: Any) -> dict[str, Any]:
+    entries = zip(task.classes, scores, task.units(), strict=True)
+    return {"numbers": [{"name": name, "value": float(value), "spread": unit} for name, value, unit in entries]}
+
+
+_DESCRIBERS = {"multiclass": _describe_classes, "multilabel": _describe_tags, "regression": _describe_numbers}
+
+
+def _lines(task: dict[str, Any]) -> list[str]:
+    shown = [entry for entry in task.get("classes", ()) if entry.get("top") or entry.get("present")]
+    numbers = [f"{entry['name']} {entry['value']:.4g}" for entry in task.get("numbers", ())]
+    return [f"{entry['name']} {entry['score']:.0%}" for entry in shown] + numbers
 
 
 def _wrapped(words: Sequence[str], font: Any, width: int) -> list[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from multitask.prediction.decisions import DECISIONS
 from multitask.spec import ModelSpec
 
 
@@ -35,12 +35,8 @@ class Telemetry:
         ok = outputs["image_ok"]
         self.refused.labels(model).inc(int((~ok).sum()))
         for task in spec.tasks:
-            if task.kind == "multiclass":
-                counts = np.bincount(outputs[task.name][ok].argmax(axis=1), minlength=len(task.classes))
-            else:
-                counts = outputs[task.answer_outputs[0]][ok].sum(axis=0)
-            for label, count in zip(task.classes, counts, strict=True):
-                self.predictions.labels(model, task.name, label).inc(int(count))
+            for label, count in DECISIONS[task.kind].counts(task, outputs[task.name][ok]).items():
+                self.predictions.labels(model, task.name, label).inc(count)
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' text format."""

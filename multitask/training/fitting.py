@@ -19,7 +19,8 @@ from multitask.config import Config, load_config
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
 from multitask.evaluation.tasks import validation_score
 from multitask.network import hardware
-from multitask.network.losses import TaskAccuracy, TaskLoss, class_weights
+from multitask.network.heads import HEADS
+from multitask.network.losses import TaskFigure, TaskLoss
 from multitask.progress import Progress, Quiet
 from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
 from multitask.spec import ModelSpec
@@ -68,14 +69,9 @@ def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:
     prepared = prepare(config, progress)
     with prepared.store, prepared.archive:
         _same_data_as_before(folder, prepared)
-        weights = {
-            task.name: class_weights(task, prepared.labels(prepared.rows("train"))[task.name], config.fit.balance)
-            for task in prepared.spec.tasks
-        }
-        for line in _weight_lines(prepared.spec, weights, config.fit.balance):
-            progress.say(line)
-        history = train(prepared, config, weights, folder, progress)
-        spec = write_results(prepared, config, weights, history, folder, progress, started)
+        constants = _constants(prepared, config.fit.balance, progress)
+        history = train(prepared, config, constants, folder, progress)
+        spec = write_results(prepared, config, constants, history, folder, progress, started)
     point_latest(folder)
     return Run(folder, config, spec)
 
@@ -83,7 +79,7 @@ def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:
 def train(
     prepared: Prepared,
     config: Config,
-    weights: Mapping[str, NDArray[np.float32]],
+    constants: Mapping[str, NDArray[np.float32]],
     folder: RunFolder,
     progress: Progress,
 ) -> History:
@@ -98,12 +94,14 @@ def train(
         rows = downsample(prepared.spec, prepared.labels(rows), rows, fit.seed)
     with hardware.strategy().scope():
         standardise(model, prepared, rows, fit.seed)
-        losses = {task.name: TaskLoss(task.kind, weights[task.name]) for task in prepared.spec.tasks}
+        for task in prepared.spec.tasks:
+            HEADS[task.kind].settle(task, prepared.network.whole.get_layer(task.name), constants[task.name])
+        losses = {task.name: TaskLoss(task.kind, constants[task.name]) for task in prepared.spec.tasks}
         model.compile(
             optimizer=keras.optimizers.Adam(fit.learning_rate),
             loss=losses,
             loss_weights={task.name: task.loss_weight for task in prepared.spec.tasks},
-            metrics={task.name: [TaskAccuracy(task.kind)] for task in prepared.spec.tasks},
+            metrics={task.name: [TaskFigure(task.kind, constants[task.name])] for task in prepared.spec.tasks},
         )
         history: History = []
         if folder.last_checkpoint.is_file():
@@ -159,8 +157,8 @@ def plan_next_epoch(scores: Sequence[float], learning_rate: float, epochs: int) 
 def downsample(
     spec: ModelSpec, labels: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
-    """Keep as many rows of each class of the first multiclass task as its rarest has; all unlabelled rows stay."""
-    task = next((task for task in spec.tasks if task.kind == "multiclass"), None)
+    """Keep as many rows of each class of the first task with classes as its rarest has; all unlabelled rows stay."""
+    task = next((task for task in spec.tasks if task.has_class_numbers), None)
     if task is None:
         return rows
     classes = np.nan_to_num(labels[task.name], nan=-1).astype(int)
@@ -268,11 +266,14 @@ def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:
         )
 
 
-def _weight_lines(spec: ModelSpec, weights: Mapping[str, NDArray[np.float32]], balance: str) -> list[str]:
-    if balance != "weights":
-        return []
-    return [
-        f"weights of {task.name}: "
-        + ", ".join(f"{name} {weight:.2f}" for name, weight in zip(task.classes, weights[task.name], strict=True))
-        for task in spec.tasks
-    ]
+def _constants(prepared: Prepared, balance: str, progress: Progress) -> dict[str, NDArray[np.float32]]:
+    """Return what the losses need of the training labels, per task."""
+    labels = prepared.labels(prepared.rows("train"))
+    found = {}
+    for task in prepared.spec.tasks:
+        head = HEADS[task.kind]
+        found[task.name] = head.constants(task, labels[task.name], balance)
+        line = head.describe(task, found[task.name])
+        if line:
+            progress.say(line)
+    return found

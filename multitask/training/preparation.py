@@ -19,7 +19,8 @@ from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
 from multitask.data.archives import Archive, open_archive
 from multitask.data.frames import read_frame
-from multitask.data.tables import Table, as_table, settle_classes
+from multitask.data.labels import settle_classes
+from multitask.data.tables import Table, as_table
 from multitask.errors import TableError
 from multitask.network import hardware
 from multitask.network.model import Network, build_network

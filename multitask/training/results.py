@@ -10,21 +10,23 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import scipy.special
 from numpy.typing import NDArray
 
 from multitask.audit import splits
 from multitask.config import Config
 from multitask.evaluation import plots
 from multitask.evaluation.assessment import answer_figures, label_counts
+from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import choose_thresholds, evaluate
+from multitask.evaluation.tasks import evaluate_tasks
 from multitask.network import hardware
+from multitask.network.heads import HEADS
 from multitask.network.model import build_network
 from multitask.progress import Progress
 from multitask.runs import RunFolder
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
+from multitask.style import save_plots
 from multitask.training.checkpoints import History
 from multitask.training.dataset import inference_batches
 from multitask.training.preparation import Prepared
@@ -41,14 +43,15 @@ def score_rows(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[Arrays, Arr
         prepared.gather(rows), tuple(model.input.shape[1:]), model.input.dtype, len(rows), SCORING_BATCH
     )
     logits = model.predict(batches, verbose=0)
-    activation = {"multiclass": lambda values: scipy.special.softmax(values, axis=1), "multilabel": scipy.special.expit}
-    return logits, {task.name: activation[task.kind](logits[task.name]) for task in prepared.spec.tasks}
+    given = [logits[task.name] for task in prepared.spec.tasks]
+    scores = prepared.network.scores.predict(given, batch_size=4096, verbose=0)
+    return logits, scores
 
 
 def write_results(
     prepared: Prepared,
     config: Config,
-    weights: Mapping[str, NDArray[np.float32]],
+    constants: Mapping[str, NDArray[np.float32]],
     history: History,
     folder: RunFolder,
     progress: Progress,
@@ -59,23 +62,23 @@ def write_results(
     `metrics.json` is written last: a run that has it is finished.
     """
     validation, test = prepared.rows("validation"), prepared.rows("test")
-    spec = _with_thresholds(prepared.spec, prepared.labels(validation), score_rows(prepared, validation)[1])
+    spec = _settled(prepared, constants, validation)
     scores = score_rows(prepared, test)[1]
     train_labels = prepared.labels(prepared.rows("train"))
     groups = prepared.groups[test]
-    evaluation = evaluate(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
+    evaluation = evaluate_tasks(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
     _write_tables(prepared, folder)
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
     progress.say("plots and report")
     ids, labels = list(prepared.table.ids[test]), prepared.labels(test)
     figures = {
-        **answer_figures(spec, prepared.archive, ids, labels, scores, evaluation.confusion),
+        **answer_figures(spec, prepared.archive, ids, labels, scores, train_labels),
         "history": plots.plot_history(pd.DataFrame(history)),
         "architecture": plots.plot_architecture(*_stages(prepared)),
     }
-    paths = plots.save_plots(figures, folder / "plots")
-    manifest = _manifest(prepared, config, weights, history, started)
+    paths = save_plots(figures, folder / "plots")
+    manifest = _manifest(prepared, config, constants, history, started)
     folder.write_json("manifest.json", manifest)
     write_report(
         folder / "report.html",
@@ -105,15 +108,18 @@ def next_commands(folder: RunFolder, config: Config) -> list[str]:
     ]
 
 
-def _with_thresholds(spec: ModelSpec, labels: Arrays, scores: Arrays) -> ModelSpec:
-    """Settle the decision threshold of every tag: the configured one, else the best on the validation split."""
+def _settled(
+    prepared: Prepared, constants: Mapping[str, NDArray[np.float32]], validation: NDArray[np.int64]
+) -> ModelSpec:
+    """Return the spec with what the training labels and the validation split decide, thresholds among it."""
+    labels = prepared.labels(validation)
+    scores = score_rows(prepared, validation)[1]
     tasks = []
-    for task in spec.tasks:
-        if task.kind == "multilabel" and task.threshold is None:
-            chosen = choose_thresholds(labels[task.name], scores[task.name])
-            task = task.model_copy(update={"thresholds": chosen})
-        tasks.append(task)
-    return spec.model_copy(update={"tasks": tuple(tasks)})
+    for task in prepared.spec.tasks:
+        layer = prepared.network.whole.get_layer(task.name)
+        known = HEADS[task.kind].settle(task, layer, constants[task.name])
+        tasks.append(EVALUATORS[task.kind].settle(known, labels[task.name], scores[task.name]))
+    return prepared.spec.model_copy(update={"tasks": tuple(tasks)})
 
 
 def _write_tables(prepared: Prepared, folder: RunFolder) -> None:
@@ -123,8 +129,7 @@ def _write_tables(prepared: Prepared, folder: RunFolder) -> None:
     )
     for task in prepared.spec.tasks:
         labels = prepared.table.labels[task.name]
-        columns = task.columns if task.kind == "multilabel" else (task.name,)
-        for column, values in zip(columns, labels.reshape(len(labels), -1).T, strict=True):
+        for column, values in zip(task.label_columns, labels.reshape(len(labels), -1).T, strict=True):
             frame[column] = values
     with replacing(folder / "splits.parquet") as path:
         frame.to_parquet(path, index=False)
@@ -163,7 +168,7 @@ def _stages(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dict[str, An
         {
             "name": task.name,
             "classes": len(task.classes),
-            "activation": "softmax" if task.kind == "multiclass" else "sigmoid",
+            "activation": HEADS[task.kind].activation,
         }
         for task in prepared.spec.tasks
     ]
@@ -171,7 +176,7 @@ def _stages(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dict[str, An
 
 
 def _manifest(
-    prepared: Prepared, config: Config, weights: Mapping[str, NDArray[np.float32]], history: History, started: float
+    prepared: Prepared, config: Config, constants: Mapping[str, NDArray[np.float32]], history: History, started: float
 ) -> dict[str, Any]:
     """Return what one needs to know to repeat or trust this run."""
     best = max(history, key=lambda row: row["val_score"])
@@ -195,7 +200,7 @@ def _manifest(
         "seconds": round(time.monotonic() - started, 1),
         "hardware": hardware.describe(),
         "versions": {name: _version(name) for name in packages},
-        "label_weights": {name: [round(float(value), 4) for value in values] for name, values in weights.items()},
+        "label_constants": {name: np.round(values.astype(float), 4).tolist() for name, values in constants.items()},
     }
 
 

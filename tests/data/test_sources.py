@@ -34,7 +34,8 @@ from multitask.data import fetching
 from multitask.data.archives import open_archive
 from multitask.data.fetching import Fetcher
 from multitask.data.frames import read_frame
-from multitask.data.tables import as_table, settle_classes
+from multitask.data.labels import settle_classes
+from multitask.data.tables import as_table
 from multitask.demo.probe import encode
 from multitask.errors import ArchiveError, TableError
 from multitask.spec import Task

@@ -1,20 +1,21 @@
-"""tables: labels as people have them become float32 arrays or a clear error; predictions keep the contract."""
+"""tables: labels as people have them become float32 arrays or a clear error."""
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.data.frames import read_frame
-from multitask.data.tables import PredictionWriter, decisions, read_table, settle_classes
+from multitask.data.labels import settle_classes
+from multitask.data.tables import read_table
 from multitask.errors import TableError
-from multitask.spec import ModelSpec, Task, TaskConfig
+from multitask.spec import Task, TaskConfig
 from tests.conftest import write_table
 
 TAGS = ("polka dot", "floral")
@@ -128,75 +129,6 @@ def test_a_single_class_is_no_task() -> None:
         settle_classes(pd.DataFrame({"cc3": ["a", "a"]}), task, "t")
 
 
-def test_best_classes_come_first_and_ties_go_to_the_earlier_class() -> None:
-    scores = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2]], np.float32)
-    assert decisions(class_task(("a", "b", "c"), top_k=2), scores).tolist() == [[1, 2], [0, 1]]
-
-
-def test_a_tag_is_present_from_its_threshold_on() -> None:
-    scores = np.array([[0.3, 0.6], [0.29, 0.61]], np.float32)
-    assert decisions(tag_task(thresholds=(0.3, 0.61)), scores).tolist() == [[1, 0], [0, 1]]
-
-
-def _write(path: Path, spec: ModelSpec, ids: list[str], status: list[str]) -> dict[str, np.ndarray]:
-    random = np.random.default_rng(0)
-    scores = {task.name: random.random((len(ids), len(task.classes)), np.float32) for task in spec.tasks}
-    with PredictionWriter(path, spec, "uuid", {"multitask.run": "r1"}) as writer:
-        half = len(ids) // 2
-        for part in (slice(0, half), slice(half, None)):
-            writer.write(ids[part], {name: values[part] for name, values in scores.items()}, status[part])
-    return scores
-
-
-def test_predictions_have_the_columns_types_and_metadata_of_the_contract(
-    tmp_path: Path, clothing_spec: ModelSpec
-) -> None:
-    scores = _write(tmp_path / "p.parquet", clothing_spec, ["a", "b", "a"], ["ok"] * 3)
-    schema = pq.read_schema(tmp_path / "p.parquet")
-    types = {name: str(kind) for name, kind in zip(schema.names, schema.types, strict=True)}
-    assert list(types.items())[:6] == [
-        ("uuid", "string"),
-        ("category1", "int64"),
-        ("category2", "int64"),
-        ("polka dot", "int64"),
-        ("floral", "int64"),
-        ("checker", "int64"),
-    ]
-    assert list(types)[6:8] == ["category1_name", "category2_name"]
-    assert list(types)[-1] == "status"
-    assert schema.metadata[b"multitask.run"] == b"r1"
-    assert ModelSpec.model_validate_json(schema.metadata[b"multitask.spec"]) == clothing_spec
-    frame = pd.read_parquet(tmp_path / "p.parquet")
-    assert frame["uuid"].tolist() == ["a", "b", "a"]
-    assert frame["category1"].tolist() == scores["category"].argmax(axis=1).tolist()
-    names = np.array(clothing_spec.task("category").classes)
-    assert frame["category1_name"].tolist() == names[frame["category1"]].tolist()
-    assert frame["floral"].tolist() == (scores["tags"][:, 1] >= np.float32(0.5)).astype(int).tolist()
-    np.testing.assert_array_equal(frame["category_score_SHIRTS"], scores["category"][:, 3])
-
-
-def test_a_row_that_is_not_ok_has_nulls_and_its_reason(tmp_path: Path, clothing_spec: ModelSpec) -> None:
-    _write(tmp_path / "p.parquet", clothing_spec, ["a", "b", "c"], ["ok", "no image with this id", "ok"])
-    frame = pd.read_parquet(tmp_path / "p.parquet")
-    assert frame["status"].tolist() == ["ok", "no image with this id", "ok"]
-    assert frame.loc[1].drop(["uuid", "status"]).isna().all()
-    assert frame.loc[[0, 2]].notna().all(axis=None)
-
-
-def test_an_interrupted_writer_leaves_the_old_file_and_no_other(tmp_path: Path, clothing_spec: ModelSpec) -> None:
-    path = tmp_path / "p.parquet"
-    path.write_bytes(b"yesterday")
-    with pytest.raises(RuntimeError), PredictionWriter(path, clothing_spec, "uuid", {}):
-        raise RuntimeError
-    assert path.read_bytes() == b"yesterday"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_an_id_column_with_the_name_of_a_prediction_is_refused(tmp_path: Path, clothing_spec: ModelSpec) -> None:
-    with pytest.raises(TableError, match='"floral"'):
-        PredictionWriter(tmp_path / "p.parquet", clothing_spec, "floral", {})
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "c", None]), min_size=1, max_size=30))
 def test_labels_survive_the_table_whatever_is_missing(
@@ -207,3 +139,23 @@ def test_labels_survive_the_table_whatever_is_missing(
     )
     labels = read_table(path, "uuid", [class_task(("a", "b", "c"))]).labels["category"]
     assert [None if np.isnan(value) else "abc"[int(value)] for value in labels] == names
+
+
+def number_task() -> Task:
+    return Task(name="size", kind="regression", columns=("width", "price"), classes=("width", "price"))
+
+
+def test_numbers_of_any_type_become_float32_and_nan(tmp_path: Path) -> None:
+    price = [Decimal("9.5"), None, Decimal(3)]
+    path = write_table(tmp_path / "t.parquet", "abc", width=["1.5", None, "2"], price=price)
+    labels = read_table(path, "uuid", [number_task()]).labels["size"]
+    np.testing.assert_array_equal(labels, np.array([[1.5, 9.5], [np.nan, np.nan], [2, 3]], np.float32))
+
+
+@pytest.mark.parametrize("value", ["wide", "1e99", "inf"])
+def test_a_cell_that_is_no_number_is_named(tmp_path: Path, value: str) -> None:
+    path = write_table(tmp_path / "t.parquet", "ab", width=["1", value], price=[1, 2])
+    with pytest.raises(
+        TableError, match=rf'`width` row 1 \(id b\): wrong label; expected a number; received "{value}"'
+    ):
+        read_table(path, "uuid", [number_task()])

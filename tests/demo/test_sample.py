@@ -57,7 +57,7 @@ def test_classes_and_patterns_are_spread_like_the_real_data(tmp_path: Path) -> N
     random = np.random.default_rng(0)
     assert sum(KINDS.values()) == pytest.approx(1)
     assert sorted(SHAPES) == sorted(KINDS)
-    photos = [draw_photo(Garment(kind, "navy", frozenset()), random) for kind in KINDS]
+    photos = [draw_photo(Garment(kind, "navy", frozenset()), random).picture for kind in KINDS]
     assert all(160 <= photo.width < 250 and photo.height > photo.width for photo in photos)
 
 
@@ -81,7 +81,7 @@ def test_some_photos_are_stored_lying_with_a_note(sample: Path) -> None:
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_a_pattern_changes_the_fabric_and_nothing_else_does(pattern: str) -> None:
     def middle(patterns: frozenset[str]) -> np.ndarray:
-        photo = draw_photo(Garment("SHIRTS", "white", patterns), np.random.default_rng(5))
+        photo = draw_photo(Garment("SHIRTS", "white", patterns), np.random.default_rng(5)).picture
         width, height = photo.size
         return np.asarray(photo.crop((width // 3, height // 3, 2 * width // 3, 2 * height // 3)), float)
 
@@ -98,4 +98,4 @@ def test_a_drawing_that_is_stopped_leaves_nothing(tmp_path: Path, monkeypatch: p
 def test_all_garments_come_in_all_colours() -> None:
     random = np.random.default_rng(0)
     for colour in COLOURS:
-        assert draw_photo(Garment("BLOUSES", colour, frozenset(PATTERNS)), random).mode == "RGB"
+        assert draw_photo(Garment("BLOUSES", colour, frozenset(PATTERNS)), random).picture.mode == "RGB"

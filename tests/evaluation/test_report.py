@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from multitask.evaluation import plots
+from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import evaluate
+from multitask.evaluation.tasks import evaluate_tasks
 from multitask.spec import ModelSpec, Task
+from multitask.style import save_plots
 
 
 @pytest.fixture
@@ -23,6 +26,7 @@ def spec() -> ModelSpec:
         tasks=(
             Task(name="category", kind="multiclass", columns=("c",), classes=classes, top_k=2),
             Task(name="tags", kind="multilabel", columns=("x", "y"), classes=("x", "y"), thresholds=(0.4, 0.5)),
+            Task(name="size", kind="regression", columns=("width",), classes=("width",), spreads=(2.0,)),
         )
     )
 
@@ -32,10 +36,12 @@ def answers(rows: int = 120) -> tuple[dict[str, np.ndarray], dict[str, np.ndarra
     labels = {
         "category": random.integers(0, 3, rows).astype(np.float32),
         "tags": (random.random((rows, 2)) < 0.4).astype(np.float32),
+        "size": random.normal(40, 2, (rows, 1)).astype(np.float32),
     }
     scores = {
         "category": random.dirichlet(np.ones(3), rows).astype(np.float32),
         "tags": random.random((rows, 2)).astype(np.float32),
+        "size": labels["size"] + random.normal(0, 1, (rows, 1)).astype(np.float32),
     }
     labels["category"][0] = labels["tags"][1, 0] = labels["tags"][2] = np.nan
     return labels, scores
@@ -54,10 +60,12 @@ def history(epochs: int = 5) -> pd.DataFrame:
     )
 
 
+def drawn(task: Task, labels: np.ndarray, scores: np.ndarray) -> dict[str, Figure]:
+    return EVALUATORS[task.kind].plots(task, labels, scores, labels)
+
+
 def figures(spec: ModelSpec) -> dict[str, object]:
     labels, scores = answers()
-    category, tags = spec.tasks
-    confusion = evaluate(spec, labels, scores, labels).confusion["category"]
     photos = [np.full((32, 24, 3), 90, np.uint8)] * 8
     stages = [
         {"name": "block1", "shape": "112x112x64", "params": 38_720, "frozen": True},
@@ -66,17 +74,18 @@ def figures(spec: ModelSpec) -> dict[str, object]:
     heads = [{"name": "category", "classes": 3, "activation": "softmax"}]
     return {
         "history": plots.plot_history(history()),
-        "category_confusion": plots.plot_confusion(category, confusion),
-        "category_roc": plots.plot_roc(category, labels["category"], scores["category"], ()),
-        "tags_roc": plots.plot_roc(tags, labels["tags"], scores["tags"], (0.4, 0.5)),
-        "tags_precision_recall": plots.plot_precision_recall(tags, labels["tags"], scores["tags"], (0.4, 0.5)),
+        **{
+            f"{task.name}_{name}": figure
+            for task in spec.tasks
+            for name, figure in drawn(task, labels[task.name], scores[task.name]).items()
+        },
         "predictions": plots.plot_predictions(spec, photos, scores, labels),
         "architecture": plots.plot_architecture(stages, heads),
     }
 
 
 def test_every_plot_is_a_picture_with_something_on_it(spec: ModelSpec, tmp_path: Path) -> None:
-    for name, path in plots.save_plots(figures(spec), tmp_path).items():
+    for name, path in save_plots(figures(spec), tmp_path).items():
         with Image.open(path) as image:
             assert image.width >= 600, name
             assert len(image.convert("L").getcolors(256)) > 20, name
@@ -87,15 +96,14 @@ def test_plots_stand_one_epoch_one_row_and_thirty_classes(tmp_path: Path) -> Non
     task = Task(name="many", kind="multiclass", columns=("c",), classes=names)
     spec = ModelSpec(tasks=(task,))
     labels, scores = np.zeros(1, np.float32), np.full((1, 30), 1 / 30, np.float32)
-    drawn = {
+    found = {
         "history": plots.plot_history(history(1)),
-        "confusion": plots.plot_confusion(task, np.eye(30, dtype=np.int64)),
-        "roc": plots.plot_roc(task, labels, scores, ()),
+        **drawn(task, labels, scores),
         "predictions": plots.plot_predictions(
             spec, [np.zeros((8, 8, 3), np.uint8)], {"many": scores}, {"many": labels}
         ),
     }
-    assert len(plots.save_plots(drawn, tmp_path)) == 4
+    assert len(save_plots(found, tmp_path)) == 5
 
 
 def test_the_report_is_one_file_that_needs_no_network_and_escapes_names(spec: ModelSpec, tmp_path: Path) -> None:
@@ -104,9 +112,9 @@ def test_the_report_is_one_file_that_needs_no_network_and_escapes_names(spec: Mo
         tmp_path / "report.html",
         title="Run <one>",
         facts={"seed": "0"},
-        evaluation=evaluate(spec, labels, scores, labels),
+        evaluation=evaluate_tasks(spec, labels, scores, labels),
         rows_name="the test split",
-        figures=plots.save_plots(figures(spec), tmp_path),
+        figures=save_plots(figures(spec), tmp_path),
         notes=["Random weights."],
         quarantine=pd.DataFrame({"id": ["<script>"], "reason": ["not an image"]}),
         split_counts={"rows": {"train": 1000, "test": 20}, "<b>DRESSES</b>": {"train": 300, "test": 5}},
@@ -120,3 +128,11 @@ def test_the_report_is_one_file_that_needs_no_network_and_escapes_names(spec: Mo
     assert "Run &lt;one&gt;" in html
     assert html.count("data:image/png;base64,") == len(figures(spec))
     assert "1,000" in html
+
+
+def test_a_tag_that_no_row_has_leaves_the_thresholds_of_the_others_in_place() -> None:
+    task = Task(name="t", kind="multilabel", columns=("x", "y"), classes=("x", "y"), thresholds=(0.9, 0.5))
+    labels = np.array([[0, 0], [0, 1], [0, 1], [0, 0]], np.float32)
+    scores = np.array([[0.1, 0.1], [0.1, 0.8], [0.1, 0.7], [0.1, 0.2]], np.float32)
+    (line,) = [line for line in drawn(task, labels, scores)["roc"].axes[0].lines if line.get_marker() == "o"]
+    assert line.get_xydata().tolist() == [[0.0, 1.0]]

@@ -8,18 +8,22 @@ import sklearn.metrics as sk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multitask.evaluation.tasks import (
-    Evaluation,
-    choose_thresholds,
-    confusion_matrix,
-    evaluate,
-    evaluate_task,
-    validation_score,
-)
+from multitask.evaluation.kinds import EVALUATORS
+from multitask.evaluation.multilabel import choose_thresholds
+from multitask.evaluation.tasks import Evaluation, evaluate_task, evaluate_tasks, validation_score
 from multitask.spec import ModelSpec, Task
 
 CATEGORY = Task(name="category", kind="multiclass", columns=("c",), classes=("a", "b", "c", "d"), top_k=2)
 TAGS = Task(name="tags", kind="multilabel", columns=("x", "y"), classes=("x", "y"), thresholds=(0.5, 0.4))
+SIZE = Task(
+    name="size", kind="regression", columns=("width", "price"), classes=("width", "price"), spreads=(1.0, 100.0)
+)
+
+
+def numbers(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = (random.normal(0, 1, (rows, 2)) * (1, 100) + (5, 20_000)).astype(np.float32)
+    return labels, (labels + random.normal(0, 0.5, (rows, 2)) * (1, 100)).astype(np.float32)
 
 
 def multiclass(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -77,7 +81,7 @@ def test_multilabel_figures_are_those_of_scikit_learn(rows: int, seed: int) -> N
 
 
 def test_scores_of_missing_labels_have_no_influence() -> None:
-    for task, (labels, scores) in ((CATEGORY, multiclass(200)), (TAGS, multilabel(200))):
+    for task, (labels, scores) in ((CATEGORY, multiclass(200)), (TAGS, multilabel(200)), (SIZE, numbers(200))):
         labels, scores = labels.copy(), scores.copy()
         labels[::3] = np.nan
         other = scores.copy()
@@ -151,7 +155,7 @@ def test_confusion_counts_true_rows_and_predicted_columns() -> None:
     labels, scores = multiclass(200)
     labels[:5] = np.nan
     expected = sk.confusion_matrix(labels[5:], scores[5:].argmax(axis=1), labels=range(4))
-    np.testing.assert_array_equal(confusion_matrix(CATEGORY, labels, scores), expected)
+    np.testing.assert_array_equal(EVALUATORS[CATEGORY.kind].confusion(CATEGORY, labels, scores), expected)
 
 
 def test_the_monitor_is_the_mean_of_balanced_accuracy_and_average_precision() -> None:
@@ -172,7 +176,7 @@ def test_a_task_without_any_label_counts_for_nothing_and_writes_null() -> None:
     assert validation_score(spec, given_labels, given_scores)["score"] == pytest.approx(
         sk.balanced_accuracy_score(labels, scores.argmax(axis=1))
     )
-    entry = evaluate(spec, given_labels, given_scores, given_labels).as_dict()["tags"]
+    entry = evaluate_tasks(spec, given_labels, given_scores, given_labels).as_dict()["tags"]
     assert entry["rows"] == 0
     assert entry["metrics"]["x_f1"]["value"] is None
 
@@ -181,7 +185,42 @@ def test_an_evaluation_survives_its_json() -> None:
     spec = ModelSpec(tasks=(CATEGORY, TAGS))
     labels = {"category": multiclass(60)[0], "tags": multilabel(60)[0]}
     scores = {"category": multiclass(60)[1], "tags": multilabel(60)[1]}
-    found = evaluate(spec, labels, scores, labels)
+    found = evaluate_tasks(spec, labels, scores, labels)
     again = Evaluation.from_dict(found.as_dict())
     assert again.as_dict() == found.as_dict()
     assert again.table() == found.table()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(3, 80), st.integers(0, 10_000))
+def test_regression_figures_are_those_of_scikit_learn(rows: int, seed: int) -> None:
+    labels, scores = numbers(rows, seed)
+    labels[0, 0] = np.nan
+    found = {name: metric.value for name, metric in evaluate_task(SIZE, labels, scores, labels).items()}
+    expected = {}
+    for number, name in enumerate(SIZE.classes):
+        known = ~np.isnan(labels[:, number])
+        pair = (labels[known, number].astype(float), scores[known, number].astype(float))
+        expected[f"{name}_mae"] = sk.mean_absolute_error(*pair)
+        expected[f"{name}_rmse"] = sk.root_mean_squared_error(*pair)
+        expected[f"{name}_r2"] = sk.r2_score(*pair)
+    expected["r2"] = (expected["width_r2"] + expected["price_r2"]) / 2
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_baseline_of_a_number_is_the_mean_of_the_training_rows() -> None:
+    labels, scores = numbers(300)
+    train = np.full((4, 2), (4.0, 20_100.0), np.float32)
+    found = evaluate_task(SIZE, labels, scores, train)
+    assert found["width_rmse"].baseline == pytest.approx(sk.root_mean_squared_error(labels[:, 0], np.full(300, 4.0)))
+    assert found["price_r2"].baseline < 0 < found["price_r2"].value
+    assert [found[name].higher_is_better for name in ("width_mae", "width_rmse", "width_r2")] == [False, False, True]
+    assert found["width_mae"].low < found["width_mae"].value < found["width_mae"].high < found["width_mae"].baseline
+
+
+def test_a_hopeless_number_costs_the_monitor_at_most_one() -> None:
+    spec = ModelSpec(tasks=(CATEGORY, SIZE))
+    (labels, scores), (widths, given_widths) = multiclass(100), numbers(100)
+    found = validation_score(spec, {"category": labels, "size": widths}, {"category": scores, "size": given_widths * 9})
+    assert found["size_r2"] < -1
+    assert found["score"] == pytest.approx((found["category_balanced_accuracy"] - 1) / 2)

@@ -13,6 +13,7 @@ import pytest
 
 from multitask import explore
 from multitask.config import Config, DataConfig, TaskConfig
+from multitask.exploration.facts import correlate
 from multitask.exploration.survey import survey
 from multitask.training.fitting import fit
 from tests.conftest import photo, write_table, write_zip
@@ -161,7 +162,10 @@ def test_nulls_and_text_tags_are_told(folder: Path) -> None:
 
 
 def test_labels_that_come_together_are_found() -> None:
-    from multitask.exploration.facts import _phi
+    marks = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1], [0, 0, 0]], np.float32)
+    assert np.allclose(correlate([marks]), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
 
-    marks = np.array([[1, 1, 0], [1, 1, 1], [0, 0, 1], [0, 0, 0]], bool)
-    assert np.allclose(_phi(marks), [[1, 1, 0], [1, 1, 0], [0, 0, 1]])
+
+def test_missing_labels_correlate_with_nothing() -> None:
+    tags = np.array([[1, np.nan], [0, np.nan], [1, np.nan], [np.nan, 0], [np.nan, 1]], np.float32)
+    assert correlate([tags])[0, 1] == 0

@@ -1,4 +1,4 @@
-"""losses: cross-entropy of scikit-learn, weighted, and blind to missing labels."""
+"""heads and losses: cross-entropy of scikit-learn, Huber's loss of Keras, weighted, and blind to missing labels."""
 
 from __future__ import annotations
 
@@ -11,14 +11,20 @@ import tensorflow as tf
 from sklearn.utils.class_weight import compute_class_weight
 
 from multitask.errors import TableError
-from multitask.network.losses import TaskAccuracy, TaskLoss, class_weights
+from multitask.network.heads import HEADS
+from multitask.network.losses import TaskFigure, TaskLoss
 from multitask.spec import Task
 
 pytestmark = pytest.mark.tensor
 
 CATEGORY = Task(name="category", kind="multiclass", columns=("c",), classes=("a", "b", "c"))
 TAGS = Task(name="tags", kind="multilabel", columns=("x", "y"), classes=("x", "y"))
+SIZE = Task(name="size", kind="regression", columns=("width", "price"), classes=("width", "price"))
 NAN = np.nan
+
+
+def constants(task: Task, labels: np.ndarray, balance: str = "weights") -> np.ndarray:
+    return HEADS[task.kind].constants(task, labels, balance)
 
 
 def logits(rows: int, columns: int) -> np.ndarray:
@@ -29,18 +35,18 @@ def test_class_weights_are_the_balanced_ones_of_scikit_learn() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2, NAN], np.float32)
     known = labels[:-1].astype(int)
     expected = compute_class_weight("balanced", classes=np.arange(3), y=known)
-    np.testing.assert_allclose(class_weights(CATEGORY, labels, "weights"), expected, rtol=1e-6)
-    assert class_weights(CATEGORY, labels, "none").tolist() == [1, 1, 1]
+    np.testing.assert_allclose(constants(CATEGORY, labels, "weights"), expected, rtol=1e-6)
+    assert constants(CATEGORY, labels, "none").tolist() == [1, 1, 1]
 
 
 def test_tag_weights_are_negatives_over_positives() -> None:
     labels = np.array([[1, 0], [0, NAN], [0, 1], [0, 1]], np.float32)
-    np.testing.assert_allclose(class_weights(TAGS, labels, "weights"), [3, 0.5])
+    np.testing.assert_allclose(constants(TAGS, labels, "weights"), [3, 0.5])
 
 
 def test_a_tag_that_no_training_row_has_is_refused_by_name() -> None:
     with pytest.raises(TableError, match=r"tags.*y: no training row has this tag"):
-        class_weights(TAGS, np.array([[1, 0], [0, NAN]], np.float32), "none")
+        constants(TAGS, np.array([[1, 0], [0, NAN]], np.float32), "none")
 
 
 def test_multiclass_loss_is_weighted_cross_entropy() -> None:
@@ -59,13 +65,15 @@ def test_multilabel_loss_is_that_of_tensorflow() -> None:
     np.testing.assert_allclose(TaskLoss("multilabel", weights).call(labels, values), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "missing"), [("multiclass", [NAN]), ("multilabel", [NAN, NAN])])
+@pytest.mark.parametrize(
+    ("kind", "missing"), [("multiclass", [NAN]), ("multilabel", [NAN, NAN]), ("regression", [NAN, NAN])]
+)
 def test_a_missing_label_has_no_loss_and_no_gradient(kind: str, missing: list[float]) -> None:
     width = 3 if kind == "multiclass" else 2
     values = tf.Variable(logits(2, width))
     labels = np.array([missing, [1.0] * len(missing)], np.float32)
     with tf.GradientTape() as tape:
-        losses = TaskLoss(kind, np.ones(width)).call(labels, values)
+        losses = TaskLoss(kind, np.ones((2, width) if kind == "regression" else width)).call(labels, values)
         total = tf.reduce_sum(losses)
     assert float(losses[0]) == 0
     assert float(losses[1]) > 0
@@ -90,11 +98,11 @@ def test_extreme_logits_give_finite_losses(sign: int) -> None:
 
 
 def test_accuracy_counts_known_labels_only() -> None:
-    metric = TaskAccuracy("multiclass")
+    metric = TaskFigure("multiclass", np.ones(3))
     metric.update_state(np.array([0, 1, NAN], np.float32), np.eye(3, dtype=np.float32))
     metric.update_state(np.array([2, NAN, NAN], np.float32), np.eye(3, dtype=np.float32))
     assert float(metric.result()) == pytest.approx(2 / 3)
-    tags = TaskAccuracy("multilabel")
+    tags = TaskFigure("multilabel", np.ones(2))
     tags.update_state(np.array([[1, NAN], [0, 1]], np.float32), np.array([[1, 1], [1, 1]], np.float32))
     assert float(tags.result()) == pytest.approx(2 / 3)
 
@@ -102,6 +110,33 @@ def test_accuracy_counts_known_labels_only() -> None:
 def test_losses_and_metrics_survive_their_configuration() -> None:
     loss = TaskLoss("multilabel", [2.0, 3.0])
     again = keras.losses.deserialize(keras.losses.serialize(loss))
-    assert (again.kind, again.weights) == (loss.kind, loss.weights)
-    metric = keras.metrics.deserialize(keras.metrics.serialize(TaskAccuracy("multiclass")))
+    assert (again.kind, again.constants) == (loss.kind, loss.constants)
+    metric = keras.metrics.deserialize(keras.metrics.serialize(TaskFigure("multiclass", np.ones(3))))
     assert metric.kind == "multiclass"
+
+
+def test_the_constants_of_numbers_are_their_mean_and_spread() -> None:
+    labels = np.array([[1, 100], [3, NAN], [5, 300]], np.float32)
+    np.testing.assert_allclose(constants(SIZE, labels), [[3, 200], [np.std([1, 3, 5]), 100]], rtol=1e-6)
+    np.testing.assert_allclose(constants(SIZE, np.ones((3, 2), np.float32)), [[1, 1], [1, 1]])
+
+
+def test_a_number_that_no_training_row_has_is_refused_by_name() -> None:
+    with pytest.raises(TableError, match=r"size.*price: no training row has this number"):
+        constants(SIZE, np.array([[1, NAN], [2, NAN]], np.float32))
+
+
+def test_regression_loss_is_that_of_keras_on_standardised_numbers() -> None:
+    values, labels = logits(20, 2), 5 + 40 * logits(20, 2)[::-1]
+    scale = constants(SIZE, labels)
+    expected = keras.losses.huber((labels - scale[0]) / scale[1], values)
+    np.testing.assert_allclose(TaskLoss("regression", scale).call(labels, values), expected, rtol=1e-5)
+
+
+def test_the_output_of_a_number_is_in_its_unit_whatever_its_size() -> None:
+    layer = HEADS["regression"].output(SIZE, "float32")
+    layer.build((None, 2))
+    scale = np.array([[3, 2e6], [0.5, 1e5]], np.float32)
+    settled = HEADS["regression"].settle(SIZE, layer, scale)
+    np.testing.assert_allclose(layer(np.array([[2.0, -1.0]], np.float32)), [[4.0, 1.9e6]], rtol=1e-6)
+    assert settled.units() == (0.5, 1e5)

@@ -15,7 +15,7 @@ import pytest
 from multitask import publish
 from multitask.config import Config, GateConfig
 from multitask.errors import GateError
-from multitask.evaluation.comparison import compare
+from multitask.evaluation.comparison import compare_task
 from multitask.publishing.gate import publish_run
 from multitask.publishing.proving import digest
 from multitask.runs import Run, RunFolder
@@ -146,9 +146,9 @@ def test_a_difference_counts_only_beyond_chance() -> None:
     flipped[:60] = 1 - flipped[:60]
     slightly = right.copy()
     slightly[0] = 1 - slightly[0]
-    worse = compare((task, task), labels, (flipped, right), labels)
+    worse = compare_task((task, task), labels, (flipped, right), labels)
     assert worse.is_worse
     assert worse.low < worse.candidate - worse.published < worse.high < 0
-    assert not compare((task, task), labels, (right, flipped), labels).is_worse
-    assert not compare((task, task), labels, (right, right), labels).is_worse
-    assert not compare((task, task), labels, (slightly, right), labels).is_worse
+    assert not compare_task((task, task), labels, (right, flipped), labels).is_worse
+    assert not compare_task((task, task), labels, (right, right), labels).is_worse
+    assert not compare_task((task, task), labels, (slightly, right), labels).is_worse

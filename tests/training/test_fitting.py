@@ -205,8 +205,7 @@ def _start(config: Config, name: str, root: Path) -> subprocess.Popen[str]:
     script = f"""
 import time
 from pathlib import Path
-from multitask.training.fitting import checkpoints
-from multitask.training.fitting import features
+from multitask.training import checkpoints, features
 from multitask.training import fitting as training
 from multitask.config import load_config
 from multitask.progress import Lines
@@ -372,7 +371,7 @@ def test_downsampled_and_unweighted_runs_train(make_config: Callable[..., Config
     for balance in ("downsample", "none"):
         heard = Heard()
         run = fit(make_config(balance=balance, epochs=1), balance, heard, tmp_path)
-        assert set(run.folder.read_json("manifest.json")["label_weights"]["category"]) == {1.0}
+        assert set(run.folder.read_json("manifest.json")["label_constants"]["category"]) == {1.0}
         assert not any(line.startswith("weights of") for line in heard.lines)
 
 

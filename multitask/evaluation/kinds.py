@@ -1,0 +1,54 @@
+"""What evaluation does differently for each kind of task: figures, thresholds, plots, words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from multitask.evaluation.metrics import Labels, Merit
+from multitask.evaluation.multiclass import Multiclass
+from multitask.evaluation.multilabel import Multilabel
+from multitask.evaluation.regression import Regression
+from multitask.evaluation.words import Words
+from multitask.spec import Kind, Task
+
+
+class Evaluator(Protocol):
+    """How one kind of task is evaluated; labels are (rows,) or (rows, answers), scores (rows, answers)."""
+
+    @property
+    def main(self) -> str:
+        """The figure that chooses the best epoch and decides between two models; higher is better."""
+
+    @property
+    def watched(self) -> tuple[str, ...]:
+        """The figures that are computed after every epoch."""
+
+    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Merit]:
+        """Return every figure by name, with the value of a predictor that never looks at the image."""
+
+    def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
+        """Return the task with what is chosen on the validation rows."""
+
+    def confusion(self, task: Task, labels: Labels, scores: Labels) -> NDArray[np.int64] | None:
+        """Return counts by true (rows) and predicted class (columns), if the kind has such."""
+
+    def counts(self, task: Task, labels: Labels) -> Mapping[str, int]:
+        """Return how many rows bear each answer."""
+
+    def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
+        """Draw what the scores are worth, by the ending of the plot's name."""
+
+    def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
+        """Put the answer for one image in words."""
+
+
+EVALUATORS: dict[Kind, Evaluator] = {
+    "multiclass": Multiclass(),
+    "multilabel": Multilabel(),
+    "regression": Regression(),
+}
