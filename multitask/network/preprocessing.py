@@ -17,7 +17,7 @@ from multitask.network.image_header import JPEG, PNG, Header
 from multitask.spec import ImageSpec
 
 # Raised whenever pixels change for the same bytes, so that stored features are computed anew.
-VERSION = 1
+VERSION = 2
 
 Tensor = Any
 
@@ -86,7 +86,10 @@ def _decode(image_bytes: Tensor, header: Header, height: Tensor, width: Tensor, 
 
     def png() -> Tensor:
         pixels = tf.cast(tf.io.decode_png(image_bytes, channels=4), tf.float32)
-        alpha = pixels[..., 3:] / 255.0
+        alpha = pixels[..., 3:]
+        # Of a picture of 1, 2 or 4 bits without transparency the decoder calls 1, 3 or 15 opaque.
+        opaque = tf.cast(tf.bitwise.left_shift(tf.ones([], tf.int64), tf.minimum(header.front[24], 8)) - 1, tf.float32)
+        alpha = tf.where(tf.reduce_all(alpha == opaque), 255.0, alpha) / 255.0
         return tf.cast(tf.round(pixels[..., :3] * alpha + 255.0 * (1.0 - alpha)), tf.uint8)
 
     def other() -> Tensor:

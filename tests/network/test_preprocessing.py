@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -45,6 +46,42 @@ def test_png_of_every_mode_becomes_rgb(mode: str) -> None:
         rgba = image.convert("RGBA")
         expected = np.asarray(Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB"))
     np.testing.assert_allclose(decode(data, 32, 48).astype(int), expected.astype(int), atol=1)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("mode", ["P", "L"])
+def test_png_of_few_bits_keeps_its_colours(mode: str, bits: int) -> None:
+    if mode == "P":
+        image = picture().quantize(2**bits)
+        data, expected = encode(image, "PNG", bits=bits), image.convert("RGB")
+    else:
+        step = 255 // (2**bits - 1)
+        image = picture().convert("L").point(lambda value: value // step * step)
+        rows = np.packbits(
+            np.unpackbits((np.asarray(image) // step)[..., None], axis=2)[..., -bits:].reshape(32, -1), 1
+        )
+        data, expected = _grey_png(rows, 48, bits), image.convert("RGB")
+    np.testing.assert_array_equal(decode(data, 32, 48), np.asarray(expected))
+
+
+def test_a_palette_of_few_colours_may_be_transparent() -> None:
+    image = Image.new("P", (8, 8))
+    image.putpalette([200, 0, 0, 0, 0, 200])
+    image.putpixel((0, 0), 1)
+    pixels = decode(encode(image, "PNG", bits=1, transparency=0), 8, 8)
+    assert pixels[0, 0].tolist() == [0, 0, 200]
+    assert pixels[5, 5].tolist() == [255, 255, 255]
+
+
+def _grey_png(rows: np.ndarray, width: int, bits: int) -> bytes:
+    """Write a grey PNG of few bits, which Pillow reads but does not write."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    lines = b"".join(b"\0" + row.tobytes() for row in rows)
+    head = struct.pack(">IIBBBBB", width, len(rows), bits, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
 
 
 def test_transparent_png_is_blended_onto_white() -> None:
