@@ -7,6 +7,7 @@ BIN := .venv/bin
 demo: .venv/installed
 	$(BIN)/python -m multitask.train --config model_training/recipes/demo.toml
 	$(BIN)/python -m multitask.predict data/demo/test.parquet --images data/demo/images.zip
+	@echo 'The report: model_training/runs/latest/report.html. In this shell: . .venv/bin/activate' 
 
 train: .venv/installed
 	$(BIN)/python -m multitask.train
@@ -38,12 +39,14 @@ lock: .venv/installed-dev
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: requirements.txt | .venv/bin/python
+.venv/installed: requirements.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install -qq --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt | .venv/bin/python
+.venv/installed-dev: requirements-dev.txt pyproject.toml | .venv/bin/python
 	$(BIN)/python -m pip install -qq --require-hashes -r requirements-dev.txt
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	touch $@ .venv/installed
 
 clean:

@@ -2,10 +2,10 @@
 
 The front door for notebooks; a name is imported when it is first used, so `import multitask` costs nothing.
 
-    from multitask import load_config, fit, open_archive, KerasPredictor
-    run = fit(load_config("model_training/recipes/demo.toml"))
-    with open_archive("photos.zip") as photos:
-        scores = KerasPredictor.of_run(run).predict([photos["0000_ed6ba7"]])
+    import multitask
+    run = multitask.fit("demo", epochs=5)
+    run.metrics
+    run.predict("photo.jpg")
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ _ROOMS = {
     "open_archive": "data.archives",
     "make_dataset": "training.dataset",
     "audit_rows": "audit.rows",
-    "fit": "training.fitting",
-    "resume": "training.fitting",
-    "open_run": "runs",
+    "fit": "notebook",
+    "resume": "notebook",
+    "open_run": "notebook",
+    "Run": "notebook",
+    "Lines": "progress",
     "KerasPredictor": "prediction.trained",
     "predict_table": "prediction.scoring",
     "evaluate_run": "evaluation.assessment",

@@ -135,6 +135,13 @@ def print_metrics(title: str, evaluation: Evaluation) -> None:
     print_table(title, ("task", "metric", "value", "95% interval", "baseline"), evaluation.table())
 
 
+def print_next(*commands: str) -> None:
+    """Print what a person would type next, as it can be pasted."""
+    print("next:")
+    for line in commands:
+        print(f"  {line}")
+
+
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output, names to the left and figures to the right."""
     from rich import box

@@ -194,19 +194,34 @@ class Config(Frozen):
 
 
 def load_config(path: str | Path | None) -> Config:
-    """Read a TOML file, or return the defaults for None; every wrong setting is named in one ConfigError."""
+    """Read a TOML file, or return the defaults for None; every wrong setting is named in one ConfigError.
+
+    Args:
+        path: of the file, or the name of a recipe that comes with this package, e.g. "demo".
+    """
     if path is None:
         return Config()
+    recipes = _recipes()
     try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        data = tomllib.loads(recipes.get(str(path), Path(path)).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"cannot be read ({error.strerror})", where=str(path), fix="Check the path.") from None
+        fix = f"Check the path, or name a recipe: {', '.join(recipes)}."
+        raise ConfigError(f"cannot be read ({error.strerror})", where=str(path), fix=fix) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"is not TOML: {error}", where=str(path)) from None
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         raise config_error(error, str(path)) from None
+
+
+def _recipes() -> dict[str, Path]:
+    """Return the recipes by name: those in the package where it is installed, in model_training/ in the repository."""
+    here = Path(__file__).parent
+    for folder in (here / "recipes", here.parent / "model_training/recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in sorted(folder.glob("*.toml"))}
+    return {}
 
 
 def config_error(error: ValidationError, where: str) -> ConfigError:

@@ -16,6 +16,10 @@ MultitaskError
 from __future__ import annotations
 
 import difflib
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -132,3 +136,23 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f'Did you mean "{found[0]}"?' if found else f"Known: {', '.join(known)}."
+
+
+def command(door: str, *words: object) -> str:
+    """Return the command line of a door, to be pasted into the shell that this program was started from."""
+    return shlex.join([_interpreter(), "-m", f"multitask.{door}", *map(str, words)])
+
+
+def install(*packages: str) -> str:
+    """Return the command line that installs packages for the interpreter in use."""
+    return shlex.join([_interpreter(), "-m", "pip", "install", *packages])
+
+
+def _interpreter() -> str:
+    """Return `python` where that is this interpreter, else its path, from the working directory if it lies below."""
+    found = shutil.which("python")
+    here = os.path.dirname(os.path.abspath(sys.executable))
+    if found and os.path.dirname(os.path.abspath(found)) == here:
+        return "python"
+    below = os.path.relpath(sys.executable)
+    return sys.executable if below.startswith(os.pardir) else below

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from multitask import cli
+from multitask.errors import command
 from multitask.progress import Lines
 
 
@@ -38,8 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, difference in proof.differences.items()
     ]
     cli.print_table("Proven against the trained network", ["way", "images", "largest difference", "allowed"], rows)
-    print(f"SavedModel: {out}\nnext:\n  python -m multitask.publish --run {run.folder.name}")
-    print(f"  python -m multitask.predict TEST.parquet --images IMAGES --model {out}")
+    print(f"SavedModel: {out}")
+    cli.print_next(
+        command("publish", "--run", run.folder.name),
+        command("predict", "TEST.parquet", "--images", "IMAGES", "--model", out),
+    )
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from multitask import cli
 from multitask.config import load_config
+from multitask.errors import command
 from multitask.progress import Lines
 from multitask.serving.model_folder import MODELS, NAME, ModelFolder
 
@@ -45,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     version, checks = publish_run(run, folder, gate, Lines())
     cli.print_table("Gate", ["check", "required", "found", ""], [check.row() for check in checks])
-    print(f"published: {folder.path(version)}\nnext:\n  python -m multitask.serve --models {arguments.models}")
-    print("  make serve-docker")
+    print(f"published: {folder.path(version)}")
+    cli.print_next(command("serve", "--models", arguments.models), "make serve-docker")
     return 0
 
 

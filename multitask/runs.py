@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask.config import Config, load_config
-from multitask.errors import RunError, nearest
+from multitask.errors import RunError, command, nearest
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
 
@@ -100,7 +100,7 @@ def find_run(name: str = "latest", root: Path = RUNS) -> RunFolder:
         if (directory / "config.toml").is_file():
             return RunFolder(directory.resolve())
     known = [folder.parent.name for folder in sorted(root.glob("*/config.toml")) if folder.parent.name != "latest"]
-    fix = nearest(name, known) if known else "Train one: python -m multitask.train"
+    fix = nearest(name, known) if known else f"Train one: {command('train')}"
     raise RunError(f'no run "{name}"', where=str(root), fix=fix)
 
 
@@ -115,7 +115,7 @@ def open_run(name: str = "latest", root: Path = RUNS) -> Run:
         raise RunError(
             "this run is not finished",
             where=str(folder.directory),
-            fix=f"Go on with it: python -m multitask.train --resume {folder.name}",
+            fix=f"Go on with it: {command('train', '--resume', folder.name)}",
         )
     return Run(folder, load_config(folder.config_file), ModelSpec.load(folder / "spec.json"))
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 import tyro
 
 from multitask import cli
-from multitask.errors import PredictionError
+from multitask.errors import PredictionError, command
 from multitask.progress import Lines
 from multitask.serving.model_folder import MODELS
 
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def ready() -> None:
         if is_local and not servables.names():
-            progress.say(f"no model in {arguments.models} yet; publish one: python -m multitask.publish")
+            progress.say(f"no model in {arguments.models} yet; publish one: {command('publish')}")
         progress.say(f"serving on {address}")
 
     serve_app(app, listening, ready)

@@ -60,9 +60,8 @@ def _print_results(run: Run) -> None:
 
     evaluation = Evaluation.from_dict(run.folder.read_json("metrics.json"))
     cli.print_metrics(f"Test split of run {run.folder.name}", evaluation)
-    print(f"report: {run.folder / 'report.html'}\nnext:")
-    for command in next_commands(run.folder, run.config):
-        print(f"  {command}")
+    print(f"report: {run.folder / 'report.html'}")
+    cli.print_next(*next_commands(run.folder, run.config))
 
 
 def _with_demo_data(config: Config, progress: Lines) -> Config:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from multitask.config import Config, DataConfig, FitConfig, ModelConfig
+from multitask.config import Config, DataConfig, FitConfig, ModelConfig, TaskConfig
 from multitask.demo.sample import draw_sample
 from multitask.publishing.proving import serving
 from multitask.runs import Run
@@ -72,17 +72,19 @@ def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             kind(**base | {name: value for name, value in settings.items() if name in kind.model_fields})
             for kind, base in sections.items()
         ]
-        return Config(**dict(zip(("data", "model", "fit"), chosen, strict=True)))
+        tasks = {"tasks": settings["tasks"]} if "tasks" in settings else {}
+        return Config(**dict(zip(("data", "model", "fit"), chosen, strict=True)), **tasks)
 
     return make
 
 
 @pytest.fixture(scope="session")
 def trained(make_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run of the tiny network on the small demo dataset."""
+    """A finished run of the tiny network on the small demo dataset, with a task of every kind."""
     from multitask.training.fitting import fit
 
-    return fit(make_config(), "trained", root=tmp_path_factory.mktemp("runs"))
+    tasks = {**Config().tasks, "size": TaskConfig(kind="regression", columns=("width",))}
+    return fit(make_config(tasks=tasks), "trained", root=tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture

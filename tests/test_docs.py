@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from multitask.config import Config, load_config
@@ -71,6 +74,42 @@ def test_requirements_pin_every_dependency_of_the_project_with_hashes() -> None:
     packages = len(re.findall(r"^\S+==", pinned, re.MULTILINE))
     assert pinned.count("--hash=sha256:") >= packages
     assert "://" not in pinned
+
+
+@pytest.mark.tensor
+def test_the_python_example_of_the_readme_runs_as_it_is_written(sample: Path, tmp_path: Path) -> None:
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    pd.read_parquet(sample / "data.parquet").to_csv(tmp_path / "labels.csv", index=False)
+    with zipfile.ZipFile(sample / "images.zip") as photos:
+        photos.extractall(tmp_path / "photos")
+        (tmp_path / "photo.jpg").write_bytes(photos.read(photos.namelist()[0]))
+    block += "\nassert set(run.metrics['task']) == {'category', 'size'}\n"
+    block += "assert run.predict('photo.jpg')['status'].tolist() == ['ok']\n"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", block], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.tensor
+def test_the_quickstart_notebook_runs(tmp_path: Path) -> None:
+    import nbformat
+    from nbclient import NotebookClient
+
+    saved = nbformat.read(ROOT / "model_training/quickstart.ipynb", as_version=4)
+    found = nbformat.from_dict(json.loads(json.dumps(saved)))
+    # Fewer photos and epochs: what it shows is looked at where it is written.
+    found.cells[1].source = found.cells[1].source.replace("images=400", "images=130")
+    found.cells[3].source = found.cells[3].source.replace("epochs=20", "epochs=2")
+    found.cells.insert(0, nbformat.v4.new_code_cell(f"import sys; sys.path.insert(0, {str(ROOT)!r})"))
+    NotebookClient(found, timeout=280, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    for before, after in zip(saved.cells, found.cells[1:], strict=True):
+        if before.cell_type == "code":
+            assert [output.output_type for output in before.outputs] == [
+                output.output_type for output in after.outputs if output.get("name") != "stderr"
+            ]
+    assert (tmp_path / "model_training/runs/quickstart/report.html").is_file()
 
 
 def test_the_commands_of_production_run_as_the_readme_tells_them(trained: Run, tmp_path: Path) -> None:

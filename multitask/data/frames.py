@@ -24,7 +24,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from multitask.data.idx import idx_labels, is_idx
-from multitask.errors import TableError
+from multitask.errors import TableError, install
 
 # A column of bytes with more of them a row holds images; it is read where images are, see `columns`.
 _IMAGE_BYTES = 1000
@@ -186,9 +186,8 @@ def _query(url: str, query: str) -> pd.DataFrame:
     try:
         import sqlalchemy
     except ImportError:
-        raise TableError(
-            "SQLAlchemy is not installed", where=url, fix="Install it: pip install 'multitask[sql]'"
-        ) from None
+        fix = f"Install it: {install('sqlalchemy>=2.1,<3', 'psycopg[binary]>=3.3,<4')}"
+        raise TableError("SQLAlchemy is not installed", where=url, fix=fix) from None
     if not query:
         raise TableError("a database needs a query", where=url, fix="Set data.query.")
     try:

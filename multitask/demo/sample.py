@@ -27,7 +27,7 @@ TEST_SHARE = 0.08
 PATTERN_COUNTS = (0.32, 0.56, 0.1, 0.02)
 
 
-def draw_sample(directory: Path, images: int = 1000, seed: int = 0) -> Path:
+def draw_sample(directory: str | Path, images: int = 1000, seed: int = 0) -> Path:
     """Draw `data.parquet`, `test.parquet` and `images.zip` into a folder, the same bytes for the same seed.
 
     Args:
@@ -38,7 +38,7 @@ def draw_sample(directory: Path, images: int = 1000, seed: int = 0) -> Path:
     Returns:
         The folder.
     """
-    random = np.random.default_rng(seed)
+    random, directory = np.random.default_rng(seed), Path(directory)
     with replacing(directory) as temporary:
         temporary.mkdir(parents=True)
         rows: list[dict[str, Any]] = []

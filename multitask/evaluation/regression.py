@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
@@ -11,7 +13,7 @@ from multitask.evaluation import metrics as merit
 from multitask.evaluation.metrics import Labels, Merit, WeightedMetric
 from multitask.evaluation.words import Words
 from multitask.spec import Task
-from multitask.style import FAINT, INK, SERIES, STYLE
+from multitask.style import FAINT, GRID, INK, SERIES, STYLE
 
 # An answer this close to the label, in standard deviations of the training labels, is shown as right.
 CLOSE = 0.5
@@ -68,9 +70,9 @@ class Regression:
 
 
 def plot_scatter(task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> Figure:
-    """Draw predicted over true numbers, one panel per number; the dashes are the mean of the training rows.
+    """Draw predicted over true numbers, one panel per number.
 
-    Half of the predictions lie in the band around the diagonal.
+    The bands hold half and nine tenths of the predictions, the dashes are the baseline, the mean of the training rows.
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4 * len(task.classes), 5.4), layout="constrained")
@@ -85,15 +87,21 @@ def plot_scatter(task: Task, labels: Labels, scores: Labels, train_labels: Label
             low, high = float(min(true.min(), given.min())), float(max(true.max(), given.max()))
             margin = 0.04 * (high - low) or 1.0
             ends = np.array([low - margin, high + margin])
-            half = float(np.median(np.abs(given - true)))
-            axes.fill_between(ends, ends - half, ends + half, color=SERIES[0], alpha=0.12, linewidth=0)
+            for share, name_of_share in ((0.5, "half"), (0.9, "nine of ten")):
+                reach = float(np.quantile(np.abs(given - true), share))
+                label = f"{name_of_share} within {reach:.3g}"
+                band = axes.fill_between(ends, ends - reach, ends + reach, alpha=0.13, linewidth=0, label=label)
+                band.set_color(SERIES[0])
             axes.plot(ends, ends, color=INK, linewidth=1)
-            axes.axhline(float(np.nanmean(train_labels[:, number])), color=FAINT, linestyle=(0, (4, 3)), linewidth=1)
+            mean = float(np.nanmean(train_labels[:, number]))
+            dashes: Any = (0, (4, 3))
+            axes.axhline(mean, color=FAINT, linestyle=dashes, linewidth=1, label=f"baseline {mean:.3g}")
             size = float(np.clip(4000 / len(true), 4, 22))
             axes.scatter(true, given, s=size, alpha=0.5, color=SERIES[0], linewidths=0, rasterized=True)
             axes.set(xlim=ends, ylim=ends, aspect="equal")
             r2, mae = (_value(metric, true, given) for metric in (merit.r_squared, merit.absolute_error))
             axes.set_title(f"{name}: R² {r2:.2f}, mean error {mae:.3g}")
+            axes.legend(loc="upper left", fontsize=8.5, frameon=True, framealpha=0.9, edgecolor=GRID)
     return figure
 
 

@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from multitask.audit import splits
-from multitask.errors import ConfigError
+from multitask.errors import ConfigError, install
 from multitask.exploration.kinds import EXPLORERS, Question
 from multitask.progress import Progress, Quiet
 from multitask.training.preparation import Prepared
@@ -57,7 +57,7 @@ def find_label_errors(
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
     except ImportError:
-        raise ConfigError("cleanlab is not installed", fix="Install it: pip install 'multitask[quality]'") from None
+        raise ConfigError("cleanlab is not installed", fix=f"Install it: {install('cleanlab>=2.9,<3')}") from None
     features = _project(prepared, seed)
     fold_of = splits.folds(prepared.table.labels, prepared.spec.tasks, prepared.groups, FOLDS, seed)
     found = []

@@ -36,6 +36,17 @@ def decide(task: Task, scores: Scores) -> NDArray[np.int64]:
     return DECISIONS[task.kind].decide(task, scores)
 
 
+def differences(task: Task, expected: Scores, found: Scores) -> NDArray[np.float64]:
+    """Return how far scores (rows, classes) lie from others: of probabilities the plain difference.
+
+    Numbers are compared in standard deviations of the training labels, and far from their mean in relation to that
+    distance, since arithmetic of few digits errs in proportion.
+    """
+    centres, units = np.array(task.means or (0.0,) * len(task.classes)), np.array(task.units())
+    one, other = ((values.astype(np.float64) - centres) / units for values in (expected, found))
+    return np.abs(one - other) / np.maximum(np.abs(one), 1.0)
+
+
 def _best_classes(task: Task, scores: Scores) -> NDArray[np.int64]:
     """Return the `top_k` best classes, best first; of equal scores the class that comes first wins."""
     return np.argsort(-scores, axis=1, kind="stable")[:, : task.top_k].astype(np.int64)

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask.errors import MultitaskError, PredictionError, ProofError
-from multitask.prediction.decisions import DECISIONS
+from multitask.prediction.decisions import DECISIONS, differences
 from multitask.prediction.protocol import Predictor, Scores
 from multitask.progress import Progress, Quiet
 from multitask.serving.client import Client
@@ -155,7 +155,7 @@ def _in_new_process() -> ProcessPoolExecutor:
 
 
 def _difference(spec: ModelSpec, expected: Scores, found: Scores, name: str, tolerance: float) -> float:
-    """Return the largest difference of a score, of a number in standard deviations.
+    """Return the largest difference of a score, see `differences`.
 
     Raises:
         ProofError: it is too large, or an image is readable for one and not for the other.
@@ -165,7 +165,7 @@ def _difference(spec: ModelSpec, expected: Scores, found: Scores, name: str, tol
         raise ProofError(f"{name} disagrees on which images are readable", where=f"images {wrong.tolist()}")
     largest = 0.0
     for task in spec.tasks:
-        difference = np.abs(expected.values[task.name] - found.values[task.name])[expected.ok] / task.units()
+        difference = differences(task, expected.values[task.name], found.values[task.name])[expected.ok]
         # numpy's maximum keeps NaN, and a comparison with NaN is false: it fails.
         largest = float(np.maximum(largest, difference.max(initial=0.0)))
         if not largest <= tolerance:

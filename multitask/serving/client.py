@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from multitask.errors import RequestRefused, ServerUnavailable
+from multitask.errors import RequestRefused, ServerUnavailable, command
 from multitask.prediction.protocol import Scores
 from multitask.spec import ModelSpec
 
@@ -119,7 +119,7 @@ class Client:
                     "does not answer",
                     where=self.url,
                     received=problem,
-                    fix="Start one (python -m multitask.serve) or check the address.",
+                    fix=f"Start one ({command('serve')}) or check the address.",
                 )
             time.sleep(pause)
             wait = min(2 * wait, 5.0)

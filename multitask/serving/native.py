@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from multitask.errors import ModelFailed, PredictionError
+from multitask.errors import ModelFailed, PredictionError, command
 from multitask.prediction.protocol import Scores
 from multitask.progress import muted_stderr
 from multitask.serving.signatures import DTYPES, NUMPY, TensorInfo, read_signatures
@@ -94,7 +94,7 @@ class NativeModel:
         # The runtime itself loads a model without variables, and then fails every request.
         if not all((self.directory / name).is_file() for name in ("saved_model.pb", "variables/variables.index")):
             raise PredictionError(
-                "there is no whole SavedModel", where=str(directory), fix="Make one: python -m multitask.export"
+                "there is no whole SavedModel", where=str(directory), fix=f"Make one: {command('export')}"
             )
         self._closing = threading.Lock()
         self._session, self._graph, meta_graph = _load(self.directory, bfloat16)

@@ -19,7 +19,7 @@ import numpy as np
 import requests
 from numpy.typing import NDArray
 
-from multitask.errors import ModelFailed, ServerUnavailable
+from multitask.errors import ModelFailed, ServerUnavailable, command
 from multitask.prediction.protocol import Scores
 from multitask.serving import replies, wire
 from multitask.serving.client import Client
@@ -94,7 +94,7 @@ class LocalEngine:
         """Score image files."""
         names = self.names()
         if not names:
-            raise ServerUnavailable("no model is loaded", fix="Publish one: python -m multitask.publish")
+            raise ServerUnavailable("no model is loaded", fix=f"Publish one: {command('publish')}")
         with self._servables.use(names[0]) as servable:
             array = np.empty(len(images), object)
             array[:] = images

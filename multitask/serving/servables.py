@@ -12,10 +12,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from multitask.demo.probe import probe_images
 from multitask.network import processor
+from multitask.prediction.decisions import differences
 from multitask.serving.batching import Batcher
 from multitask.serving.model_folder import KEPT_VERSIONS, ModelFolder
 from multitask.serving.native import SPEC_FILE, NativeModel, NativePredictor
@@ -35,7 +34,7 @@ def agrees_in_bfloat16(directory: Path) -> bool:
     spec = ModelSpec.load(directory / SPEC_FILE)
     exact, fast = (NativePredictor(directory, bfloat16=bfloat16).predict(images) for bfloat16 in (False, True))
     return all(
-        (np.abs(exact.values[task.name] - fast.values[task.name])[exact.ok] / task.units()).max() <= BFLOAT16_TOLERANCE
+        differences(task, exact.values[task.name], fast.values[task.name])[exact.ok].max() <= BFLOAT16_TOLERANCE
         for task in spec.tasks
     )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from multitask.audit import splits
 from multitask.config import Config
+from multitask.errors import command
 from multitask.evaluation import plots
 from multitask.evaluation.assessment import answer_figures, label_counts
 from multitask.evaluation.kinds import EVALUATORS
@@ -100,11 +101,11 @@ def next_commands(folder: RunFolder, config: Config) -> list[str]:
     """Return what a person would type next."""
     test = Path(config.data.labels).parent / "test.parquet"
     table = test if test.exists() else "TEST.parquet"
-    images = " ".join(config.data.images)
+    images = ("--images", *config.data.images, "--run", folder.name)
     return [
-        f"python -m multitask.predict {table} --images {images} --run {folder.name}",
-        f"python -m multitask.evaluate LABELS.parquet --images {images} --run {folder.name}",
-        f"python -m multitask.publish --run {folder.name}",
+        command("predict", table, *images),
+        command("evaluate", "LABELS.parquet", *images),
+        command("publish", "--run", folder.name),
     ]
 
 

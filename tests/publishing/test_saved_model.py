@@ -46,6 +46,7 @@ def test_the_signatures_take_files_or_pixels_and_give_named_answers(model: Nativ
         "category_top_scores": ("DT_FLOAT", (-1, 2)),
         "tags": ("DT_FLOAT", (-1, 3)),
         "tags_present": ("DT_INT64", (-1, 3)),
+        "size": ("DT_FLOAT", (-1, 1)),
         "image_ok": ("DT_BOOL", (-1,)),
     }
     assert model.signatures["from_pixels"].outputs.keys() == serving.outputs.keys()
@@ -53,7 +54,7 @@ def test_the_signatures_take_files_or_pixels_and_give_named_answers(model: Nativ
 
 def test_answers_follow_from_scores(model: NativeModel, trained: Run) -> None:
     found = model.run("serving_default", {"image_bytes": [GOOD]})
-    category, tags = trained.spec.tasks
+    category, tags, _ = trained.spec.tasks
     order = np.argsort(-found["category"][0])[:2]
     assert [name.decode() for name in found["category_top"][0]] == [category.classes[at] for at in order]
     assert found["category_top_scores"][0].tolist() == found["category"][0][order].tolist()
