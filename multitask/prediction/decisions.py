@@ -39,12 +39,14 @@ def decide(task: Task, scores: Scores) -> NDArray[np.int64]:
 def differences(task: Task, expected: Scores, found: Scores) -> NDArray[np.float64]:
     """Return how far scores (rows, classes) lie from others: of probabilities the plain difference.
 
-    Numbers are compared in standard deviations of the training labels, and far from their mean in relation to that
-    distance, since arithmetic of few digits errs in proportion.
+    Numbers are compared in standard deviations of the training labels, far from their mean in relation to that
+    distance, since arithmetic of few digits errs in proportion; and by a fourth, the steepest that a sigmoid gets, so
+    that one tolerance fits both.
     """
-    centres, units = np.array(task.means or (0.0,) * len(task.classes)), np.array(task.units())
-    one, other = ((values.astype(np.float64) - centres) / units for values in (expected, found))
-    return np.abs(one - other) / np.maximum(np.abs(one), 1.0)
+    if not task.spreads:
+        return np.abs(expected.astype(np.float64) - found)
+    one, other = ((values.astype(np.float64) - task.means) / task.spreads for values in (expected, found))
+    return np.abs(one - other) / np.maximum(np.abs(one), 1.0) / 4
 
 
 def _best_classes(task: Task, scores: Scores) -> NDArray[np.int64]:
