@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from multitask.config import Config, config_error, load_config
 from multitask.errors import MultitaskError
 from multitask.progress import muted_stderr
-from multitask.spec import Frozen
+from multitask.spec import Frozen, ModelSpec
 
 if TYPE_CHECKING:
     from multitask.evaluation.tasks import Evaluation
@@ -130,9 +130,17 @@ def load_tensorflow() -> None:
         tf.config.list_logical_devices()
 
 
-def print_metrics(title: str, evaluation: Evaluation) -> None:
-    """Print an evaluation as a table."""
+def print_metrics(title: str, evaluation: Evaluation, spec: ModelSpec) -> None:
+    """Print an evaluation as a table, and name the heads that are worth nothing."""
+    from multitask.evaluation.tasks import weak_heads
+
     print_table(title, ("task", "metric", "value", "95% interval", "baseline"), evaluation.table())
+    for task in evaluation.metrics:
+        left_out = len(evaluation.metrics[task]) - len(evaluation.shown(task))
+        if left_out:
+            print(f"{task}: {left_out:,} figures of single answers are in details.csv and metrics.json")
+    for line in weak_heads(spec, evaluation):
+        print(line)
 
 
 def print_next(*commands: str) -> None:

@@ -36,11 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out or run.folder / "evaluations" / arguments.table.stem
     with open_archive(*(arguments.images or run.config.data.archives)) as archive:
         cli.load_tensorflow()
-        from multitask.evaluation.assessment import evaluate_run
+        from multitask.evaluation.assessment import evaluate_run, seen_line
         from multitask.prediction.trained import KerasPredictor
 
-        evaluation = evaluate_run(run, KerasPredictor.of_run(run), arguments.table, archive, out, Lines())
-    cli.print_metrics(f"Run {run.folder.name} on {arguments.table}", evaluation)
+        found = evaluate_run(run, KerasPredictor.of_run(run), arguments.table, archive, out, Lines())
+    new, seen = found.rows
+    if found.new is not None:
+        cli.print_metrics(f"Run {run.folder.name} on {new:,} new rows of {arguments.table}", found.new, run.spec)
+    if found.seen is not None:
+        title = f"Run {run.folder.name} on {seen:,} rows that took part in its training"
+        cli.print_metrics(title, found.seen, run.spec)
+        print(seen_line(found))
     print(f"report: {out / 'report.html'}")
     return 0
 

@@ -59,7 +59,7 @@ def _print_results(run: Run) -> None:
     from multitask.training.results import next_commands
 
     evaluation = Evaluation.from_dict(run.folder.read_json("metrics.json"))
-    cli.print_metrics(f"Test split of run {run.folder.name}", evaluation)
+    cli.print_metrics(f"Test split of run {run.folder.name}", evaluation, run.spec)
     print(f"report: {run.folder / 'report.html'}")
     cli.print_next(*next_commands(run.folder, run.config))
 

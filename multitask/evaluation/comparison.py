@@ -50,14 +50,23 @@ def compare_task(
     """
     figure = EVALUATORS[tasks[0].kind].main
     new, old = (
-        EVALUATORS[task.kind].figures(task, labels, values, train_labels)[figure].metric
+        next(
+            group
+            for group in EVALUATORS[task.kind].figures(task, labels, values, train_labels)
+            if figure in group.baselines
+        )
         for task, values in zip(tasks, scores, strict=True)
     )
-    drawn = np.concatenate([new(weights) - old(weights) for weights in merit.resamples(len(labels), seed, groups)])
-    drawn = drawn[np.isfinite(drawn)]
-    low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (np.nan, np.nan)
     rows = len(labels)
-    return Difference(figure, merit.plain(new, rows), merit.plain(old, rows), float(low), float(high))
+    count = merit.resamples_of(2 * new.effort, rows)
+    drawn = np.concatenate(
+        [
+            new.compute(weights)[figure] - old.compute(weights)[figure]
+            for weights in merit.resamples(rows, seed, groups, count)
+        ]
+    )
+    low, high = merit.interval(drawn, np.nan, 0)
+    return Difference(figure, new.values(rows)[figure], old.values(rows)[figure], low, high)
 
 
 def comparable(candidate: Mapping[str, Task], published: Mapping[str, Task]) -> list[str]:

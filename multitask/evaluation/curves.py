@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
+from multitask.evaluation.metrics import average_precision
 from multitask.style import FAINT, GRID, SERIES, STYLE
 
 
@@ -30,11 +31,21 @@ class Curve:
         return 0 < int(self.true.sum()) < len(self.true)
 
 
-def plot_precision_recall(title: str, curves: Sequence[Curve]) -> Figure:
+def plot_curves(title: str, curves: Sequence[Curve]) -> dict[str, Figure]:
+    """Draw both plots, of the worst and best curves where they are many."""
+    shown = worst_and_best(curves)
+    note = f",\nworst and best of {len(curves)}" if len(shown) < len(curves) else ""
+    return {
+        "precision_recall": plot_precision_recall(title, shown, note),
+        "roc": plot_roc(title, shown, note),
+    }
+
+
+def plot_precision_recall(title: str, curves: Sequence[Curve], note: str = "") -> Figure:
     """Draw precision over recall; a dot is the threshold in use."""
     with rc_context(STYLE):
         figure, axes = _square(f"{title}: precision and recall", "recall", "precision")
-        for curve, colour in _drawn(curves):
+        for curve, colour in zip(curves, SERIES, strict=False):
             precision, recall, _ = precision_recall_curve(curve.true, curve.scores)
             label = f"{curve.name}  {average_precision_score(curve.true, curve.scores):.2f}"
             axes.plot(recall, precision, color=colour, linewidth=1.8, label=label, drawstyle="steps-post")
@@ -42,16 +53,16 @@ def plot_precision_recall(title: str, curves: Sequence[Curve]) -> Figure:
                 chosen = curve.scores >= curve.threshold
                 hits = float((chosen & curve.true).sum())
                 _dot(axes, hits / curve.true.sum(), hits / max(chosen.sum(), 1), colour)
-        _legend(axes, "average precision")
+        _legend(axes, f"average precision{note}")
     return figure
 
 
-def plot_roc(title: str, curves: Sequence[Curve]) -> Figure:
+def plot_roc(title: str, curves: Sequence[Curve], note: str = "") -> Figure:
     """Draw true over false positive rate; a dot is the threshold in use."""
     with rc_context(STYLE):
         figure, axes = _square(f"{title}: ROC", "false positive rate", "true positive rate")
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
-        for curve, colour in _drawn(curves):
+        for curve, colour in zip(curves, SERIES, strict=False):
             false_rate, true_rate, _ = roc_curve(curve.true, curve.scores)
             label = f"{curve.name}  {auc(false_rate, true_rate):.2f}"
             axes.plot(false_rate, true_rate, color=colour, linewidth=1.8, label=label)
@@ -59,12 +70,22 @@ def plot_roc(title: str, curves: Sequence[Curve]) -> Figure:
                 chosen = curve.scores >= curve.threshold
                 true, wrong = curve.true, ~curve.true
                 _dot(axes, (chosen & wrong).sum() / wrong.sum(), (chosen & true).sum() / true.sum(), colour)
-        _legend(axes, "area under the curve")
+        _legend(axes, f"area under the curve{note}")
     return figure
 
 
-def _drawn(curves: Sequence[Curve]) -> list[tuple[Curve, str]]:
-    return [(curve, SERIES[at % len(SERIES)]) for at, curve in enumerate(curves) if curve.can_be_drawn]
+def worst_and_best(curves: Sequence[Curve]) -> list[Curve]:
+    """Return the curves that can be drawn: all, or of many the worst and the best by average precision."""
+    able = [curve for curve in curves if curve.can_be_drawn]
+    if len(able) <= len(SERIES):
+        return able
+    ranked, half = sorted(able, key=_quality), len(SERIES) // 2
+    return [*ranked[:half], *ranked[-half:]]
+
+
+def _quality(curve: Curve) -> float:
+    metric = average_precision(curve.true.astype(np.float32), curve.scores)
+    return float(metric(np.ones((1, len(curve.true))))[0])
 
 
 def _dot(axes: Axes, across: float, up: float, colour: str) -> None:

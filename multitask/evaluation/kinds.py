@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from multitask.evaluation.metrics import Labels, Merit
+from multitask.evaluation.metrics import Figures, Labels
 from multitask.evaluation.multiclass import Multiclass
 from multitask.evaluation.multilabel import Multilabel
 from multitask.evaluation.regression import Regression
@@ -28,8 +29,8 @@ class Evaluator(Protocol):
     def watched(self) -> tuple[str, ...]:
         """The figures that are computed after every epoch."""
 
-    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Merit]:
-        """Return every figure by name, with the value of a predictor that never looks at the image."""
+    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> list[Figures]:
+        """Return the figures, those that are computed together side by side."""
 
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
         """Return the task with what is chosen on the validation rows."""
@@ -39,6 +40,12 @@ class Evaluator(Protocol):
 
     def counts(self, task: Task, labels: Labels) -> Mapping[str, int]:
         """Return how many rows bear each answer."""
+
+    def details(self, task: Task, labels: Labels, scores: Labels, values: Mapping[str, float]) -> pd.DataFrame:
+        """Return a row per class or tag: label, rows and its figures; no rows for a kind without such.
+
+        `values` are the figures by name.
+        """
 
     def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
         """Draw what the scores are worth, by the ending of the plot's name."""

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
-from multitask.evaluation.curves import Curve, plot_precision_recall, plot_roc
-from multitask.evaluation.metrics import Labels, Merit, WeightedMetric
+from multitask.evaluation.curves import Curve, plot_curves
+from multitask.evaluation.metrics import Figures, Floats, Labels
 from multitask.evaluation.words import Words
 from multitask.spec import Task
-from multitask.style import INK, STYLE
+from multitask.style import FAINT, INK, SERIES, STYLE
+
+# A matrix of more classes cannot be read; the pairs that are confused most are drawn instead.
+MATRIX_CLASSES, CONFUSED_PAIRS = 30, 25
+
+Integers = NDArray[np.int64]
 
 
 class Multiclass:
@@ -26,29 +30,13 @@ class Multiclass:
     main = "balanced_accuracy"
     watched = ("accuracy", "balanced_accuracy")
 
-    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Merit]:
-        """Return accuracy, top-k accuracy, balanced accuracy and macro F1."""
-        known = ~np.isnan(labels)
-        true = np.where(known, labels, -1).astype(int)
-        classes = len(task.classes)
+    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> list[Figures]:
+        """Return accuracy and top-k accuracy; balanced accuracy and macro F1."""
+        classes, known = len(task.classes), ~np.isnan(labels)
+        true = np.where(known, labels, -1).astype(np.int64)
         frequent = np.argsort(-np.bincount(train_labels[~np.isnan(train_labels)].astype(int), minlength=classes))
-
-        def against(make: Callable[[Any], WeightedMetric], answer: Any, constant: Any) -> Merit:
-            return Merit(make(answer), merit.plain(make(constant), len(labels)))
-
-        def accuracy(answer: NDArray[Any]) -> WeightedMetric:
-            return merit.share((answer.reshape(len(labels), -1) == true[:, None]).any(axis=1), known)
-
         best, constant = scores.argmax(axis=1), np.full(len(labels), frequent[0])
-        found = {"accuracy": against(accuracy, best, constant)}
-        if task.top_k > 1:
-            ranks = np.argsort(-scores, axis=1, kind="stable")[:, : task.top_k]
-            usual = np.tile(frequent[: task.top_k], (len(labels), 1))
-            found[f"top_{task.top_k}_accuracy"] = against(accuracy, ranks, usual)
-        for name, figure in (("balanced_accuracy", merit.recall), ("macro_f1", merit.f1)):
-            over_classes = functools.partial(merit.class_mean, figure, true=true, known=known, classes=classes)
-            found[name] = against(over_classes, best, constant)
-        return found
+        return [_accuracies(task, true, scores, best, frequent), _means_over_classes(true, best, constant, classes)]
 
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
         """Return the task; the best class needs no threshold."""
@@ -66,6 +54,13 @@ class Multiclass:
         counts = np.bincount(labels[~np.isnan(labels)].astype(int), minlength=len(task.classes))
         return dict(zip(task.classes, counts.tolist(), strict=True))
 
+    def details(self, task: Task, labels: Labels, scores: Labels, values: Mapping[str, float]) -> pd.DataFrame:
+        """Return precision, recall and F1 of every class."""
+        true = np.where(np.isnan(labels), -1, labels).astype(np.int64)
+        found = merit.class_counts(scores.argmax(axis=1), true, len(task.classes))(np.ones((1, len(labels))))
+        figures = {name: of(*found)[0] for name, of in merit.OF_COUNTS.items()}
+        return pd.DataFrame({"label": task.classes, "rows": found[2][0].astype(int), **figures})
+
     def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
         """Draw the confusion, and curves of every class against the rest."""
         known = ~np.isnan(labels)
@@ -75,8 +70,7 @@ class Multiclass:
         ]
         return {
             "confusion": plot_confusion(task, self.confusion(task, labels, scores)),
-            "precision_recall": plot_precision_recall(task.name, curves),
-            "roc": plot_roc(task.name, curves),
+            **plot_curves(task.name, curves),
         }
 
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
@@ -88,8 +82,47 @@ class Multiclass:
         return Words(said, task.classes[int(label)], best == int(label))
 
 
+def _accuracies(task: Task, true: Integers, scores: Labels, best: Integers, frequent: Integers) -> Figures:
+    names, right, usual = ["accuracy"], [best == true], [frequent[0] == true]
+    if task.top_k > 1:
+        ranks = np.argpartition(-scores, task.top_k - 1, axis=1)[:, : task.top_k]
+        names.append(f"top_{task.top_k}_accuracy")
+        right.append((ranks == true[:, None]).any(axis=1))
+        usual.append(np.isin(true, frequent[: task.top_k]))
+    known = np.repeat((true >= 0)[:, None], len(names), axis=1)
+    shares, trivial = (merit.weighted_shares(np.stack(hits, axis=1), known) for hits in (right, usual))
+    baselines = trivial(np.ones((1, len(true))))[0]
+    return Figures(
+        lambda weights: dict(zip(names, shares(weights).T, strict=True)),
+        dict(zip(names, map(float, baselines), strict=True)),
+        shares=dict.fromkeys(names, int(known[:, 0].sum())),
+        effort=4,
+    )
+
+
+def _means_over_classes(true: Integers, best: Integers, constant: Integers, classes: int) -> Figures:
+    """Compute recall and F1 of every class, and their means over the classes that occur."""
+
+    def of(answers: Integers) -> Callable[[Floats], dict[str, Floats]]:
+        counts = merit.class_counts(answers, true, classes)
+
+        def compute(weights: Floats) -> dict[str, Floats]:
+            found = counts(weights)
+            return {
+                "balanced_accuracy": merit.mean_over(merit.recall(*found)),
+                "macro_f1": merit.mean_over(merit.f1(*found)),
+            }
+
+        return compute
+
+    baselines = {name: float(values[0]) for name, values in of(constant)(np.ones((1, len(true)))).items()}
+    return Figures(of(best), baselines, effort=20)
+
+
 def plot_confusion(task: Task, confusion: NDArray[np.int64]) -> Figure:
-    """Draw counts by true and predicted class; the colour is the share of the true class."""
+    """Draw counts by true and predicted class, the colour is the share of the true class; of many the worst pairs."""
+    if len(task.classes) > MATRIX_CLASSES:
+        return _plot_confused_pairs(task, confusion)
     with rc_context(STYLE):
         count = len(task.classes)
         side = max(4.4, 0.62 * count + 2.2)
@@ -109,3 +142,31 @@ def plot_confusion(task: Task, confusion: NDArray[np.int64]) -> Figure:
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
     return figure
+
+
+def _plot_confused_pairs(task: Task, confusion: NDArray[np.int64]) -> Figure:
+    """Draw which classes are taken for which others, most rows first."""
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    worst = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED_PAIRS]
+    pairs = [divmod(int(place), len(task.classes)) for place in worst if wrong.flat[place]]
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 1.2 + 0.27 * max(len(pairs), 3)), layout="constrained")
+        axes = figure.subplots()
+        names = [f"{_short(task.classes[true])} taken for {_short(task.classes[given])}" for true, given in pairs]
+        counts = [int(wrong[pair]) for pair in pairs]
+        bars = axes.barh(range(len(pairs)), counts, color=SERIES[0], height=0.7)
+        shares = [count / confusion[true].sum() for count, (true, _) in zip(counts, pairs, strict=True)]
+        notes = [f"{count} ({share:.0%})" for count, share in zip(counts, shares, strict=True)]
+        axes.bar_label(bars, notes, padding=4, color=FAINT)
+        axes.set_yticks(range(len(pairs)), names)
+        axes.invert_yaxis()
+        axes.margins(x=0.14)
+        axes.grid(visible=False, axis="y")
+        right = f"{np.trace(confusion):,} of {confusion.sum():,} right"
+        axes.set_title(f"{task.name}: {right}; rows of the most confused of {len(task.classes)} classes")
+    return figure
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 28 else f"{name[:27]}…"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
-from multitask.evaluation.curves import Curve, plot_precision_recall, plot_roc
-from multitask.evaluation.metrics import Labels, Merit
+from multitask.evaluation.curves import Curve, plot_curves
+from multitask.evaluation.metrics import Figures, Floats, Labels
 from multitask.evaluation.words import Words
 from multitask.spec import Task
 
@@ -25,35 +26,12 @@ class Multilabel:
     main = "mean_average_precision"
     watched = ("accuracy", "mean_average_precision")
 
-    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Merit]:
-        """Return exact match, and accuracy, macro F1 and mean average precision over the tags; then those of each."""
-        answers = scores >= np.asarray(task.settled_thresholds(), np.float32)
-        known = ~np.isnan(labels)
-        usual = _usual_combination(train_labels)
-        right: NDArray[np.bool_] = ((labels == 1) == answers) & known
-        matches: NDArray[np.bool_] = labels == usual
-        complete = np.asarray(known.all(axis=1))
-        per_tag = {
-            f"{name}_{figure}": value
-            for tag, name in enumerate(task.classes)
-            for figure, value in _tag_figures(labels[:, tag], scores[:, tag], answers[:, tag]).items()
-        }
-        found = {
-            "exact_match": Merit(
-                merit.share(np.all(right, axis=1), complete),
-                merit.plain(merit.share(np.all(matches, axis=1), complete), len(labels)),
-            ),
-            "accuracy": Merit(
-                merit.mean([merit.share(*pair) for pair in zip(right.T, known.T, strict=True)]),
-                float(np.nanmean(np.where(known, matches, np.nan))) if known.any() else math.nan,
-            ),
-        }
-        for figure, name in (("f1", "macro_f1"), ("average_precision", "mean_average_precision")):
-            parts = [per_tag[f"{tag}_{figure}"] for tag in task.classes]
-            found[name] = Merit(
-                merit.mean([part.metric for part in parts]), merit.nanmean(part.baseline for part in parts)
-            )
-        return found | per_tag
+    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> list[Figures]:
+        """Return exact match, and accuracy, macro F1 and mean average precision over the tags; and those of each."""
+        return [
+            _decisions(task, labels, scores, _usual_combination(train_labels)),
+            _rankings(task, labels, scores),
+        ]
 
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
         """Return the task with a threshold per tag: the configured one, else the best on these rows."""
@@ -68,16 +46,22 @@ class Multilabel:
         """Count rows by tag."""
         return dict(zip(task.classes, (labels == 1).sum(axis=0).tolist(), strict=True))
 
+    def details(self, task: Task, labels: Labels, scores: Labels, values: Mapping[str, float]) -> pd.DataFrame:
+        """Return precision, recall, F1, average precision and threshold of every tag."""
+        figures = (*merit.OF_COUNTS, "average_precision")
+        columns = {figure: [values[f"{name}_{figure}"] for name in task.classes] for figure in figures}
+        rows = list(self.counts(task, labels).values())
+        return pd.DataFrame(
+            {"label": task.classes, "rows": rows, **columns, "threshold": list(task.settled_thresholds())}
+        )
+
     def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
         """Draw the curves of every tag, with its threshold."""
         curves = []
         for tag, (name, threshold) in enumerate(zip(task.classes, task.settled_thresholds(), strict=True)):
             known = ~np.isnan(labels[:, tag])
             curves.append(Curve(name, labels[known, tag] == 1, scores[known, tag], threshold))
-        return {
-            "precision_recall": plot_precision_recall(task.name, curves),
-            "roc": plot_roc(task.name, curves),
-        }
+        return plot_curves(task.name, curves)
 
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Name the tags that are present."""
@@ -109,17 +93,62 @@ def _usual_combination(train_labels: Labels) -> Labels:
     return combinations[counts.argmax()] if len(counts) else np.zeros(train_labels.shape[1], np.float32)
 
 
-def _tag_figures(labels: Labels, scores: Labels, answers: NDArray[np.bool_]) -> dict[str, Merit]:
+def _decisions(task: Task, labels: Labels, scores: Labels, usual: Labels) -> Figures:
+    """Compute what follows from the tags that were decided on: every tag at once, as products with the weights."""
+    known, true = ~np.isnan(labels), labels == 1
+    complete = np.asarray(known.all(axis=1)).reshape(-1, 1)
+
+    def of(answers: NDArray[np.bool_]) -> Callable[[Floats], dict[str, Floats]]:
+        right = (true == answers) & known
+        accuracy = merit.weighted_shares(right, known)
+        exact = merit.weighted_shares(right.all(axis=1)[:, None], complete)
+        counts = [(answers & true & known).astype(float), (answers & known).astype(float), (true & known).astype(float)]
+
+        def compute(weights: Floats) -> dict[str, Floats]:
+            found = [weights @ count for count in counts]
+            f1 = merit.f1(*found)
+            values = {"precision": merit.precision(*found), "recall": merit.recall(*found), "f1": f1}
+            return {
+                "exact_match": exact(weights)[:, 0],
+                "accuracy": merit.mean_over(accuracy(weights)),
+                "macro_f1": merit.mean_over(f1),
+                **{
+                    f"{name}_{figure}": columns[:, tag]
+                    for tag, name in enumerate(task.classes)
+                    for figure, columns in values.items()
+                },
+            }
+
+        return compute
+
+    ones = np.ones((1, len(labels)))
+    # The most frequent combination for exact match and accuracy, "always present" for each tag.
+    constant = of(np.repeat(usual[None] == 1, len(labels), axis=0))(ones)
+    baselines = of(np.ones_like(known))(ones) | {name: constant[name] for name in ("exact_match", "accuracy")}
+    shares = {"exact_match": int(complete.sum()), "accuracy": int(known.any(axis=1).sum())}
+    for name, there in zip(task.classes, (true & known).sum(axis=0), strict=True):
+        shares[f"{name}_recall"] = int(there)
+    compute = of(scores >= np.asarray(task.settled_thresholds(), np.float32))
+    values = {name: float(found[0]) for name, found in baselines.items()}
+    answers = {f"{name}_{figure}": name for name in task.classes for figure in ("precision", "recall", "f1")}
+    return Figures(compute, values, shares=shares, answers=answers, effort=5 * len(task.classes))
+
+
+def _rankings(task: Task, labels: Labels, scores: Labels) -> Figures:
+    metrics = [merit.average_precision(labels[:, tag], scores[:, tag]) for tag in range(len(task.classes))]
+
+    def compute(weights: Floats) -> dict[str, Floats]:
+        found = np.stack([metric(weights) for metric in metrics], axis=1)
+        names = [f"{name}_average_precision" for name in task.classes]
+        return {"mean_average_precision": merit.mean_over(found), **dict(zip(names, found.T, strict=True))}
+
     known = ~np.isnan(labels)
-    true = (labels == 1) & known
-    found = {
-        name: Merit(
-            merit.binary(figure, answers & known, true), merit.plain(merit.binary(figure, known, true), len(labels))
-        )
-        for name, figure in (("precision", merit.precision), ("recall", merit.recall), ("f1", merit.f1))
-    }
-    share = float(true.sum() / known.sum()) if known.any() else math.nan
-    return {**found, "average_precision": Merit(merit.average_precision(labels, scores), share)}
+    shares = merit.divide((labels == 1).sum(axis=0).astype(float), known.sum(axis=0).astype(float))
+    baselines = {f"{name}_average_precision": float(share) for name, share in zip(task.classes, shares, strict=True)}
+    # A random order has an average precision of the share of the tag.
+    answers = {f"{name}_average_precision": name for name in task.classes}
+    baselines["mean_average_precision"] = merit.nanmean(baselines.values())
+    return Figures(compute, baselines, answers=answers, effort=40 * len(metrics))
 
 
 def _best_threshold(labels: Labels, scores: Labels) -> float:

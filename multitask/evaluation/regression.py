@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
-from multitask.evaluation.metrics import Labels, Merit, WeightedMetric
+from multitask.evaluation.metrics import Figures, Floats, Labels
 from multitask.evaluation.words import Words
 from multitask.spec import Task
 from multitask.style import FAINT, GRID, INK, SERIES, STYLE
@@ -25,24 +27,20 @@ class Regression:
     main = "r2"
     watched = ("r2",)
 
-    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Merit]:
+    def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> list[Figures]:
         """Return the mean R² over the numbers, then MAE, RMSE and R² of each."""
-        found: dict[str, Merit] = {}
-        for number, name in enumerate(task.classes):
-            true, given = labels[:, number].astype(np.float64), scores[:, number].astype(np.float64)
-            train = train_labels[:, number].astype(np.float64)
-            train = train[~np.isnan(train)]
-            mean, median = (float(of(train)) if len(train) else np.nan for of in (np.mean, np.median))
-            for figure, metric, constant, is_better_high in (
-                ("mae", merit.absolute_error, median, False),
-                ("rmse", merit.root_mean_squared_error, mean, False),
-                ("r2", merit.r_squared, mean, True),
-            ):
-                baseline = merit.plain(metric(true, np.full(len(true), constant)), len(true))
-                found[f"{name}_{figure}"] = Merit(metric(true, given), baseline, is_better_high)
-        parts = [found[f"{name}_r2"] for name in task.classes]
-        whole = Merit(merit.mean([part.metric for part in parts]), merit.nanmean(part.baseline for part in parts))
-        return {"r2": whole, **found}
+        with np.errstate(invalid="ignore"):
+            train = [column[~np.isnan(column)] for column in train_labels.astype(np.float64).T]
+        means, medians = (np.array([of(c) if len(c) else np.nan for c in train]) for of in (np.mean, np.median))
+        ones = np.ones((1, len(labels)))
+        compute = _errors(task, labels, scores)
+        baselines = _errors(task, labels, np.tile(means, (len(labels), 1)))(ones)
+        of_median = _errors(task, labels, np.tile(medians, (len(labels), 1)))(ones)
+        baselines |= {f"{name}_mae": of_median[f"{name}_mae"] for name in task.classes}
+        lower = {f"{name}_{figure}": False for name in task.classes for figure in ("mae", "rmse")}
+        values = {name: float(found[0]) for name, found in baselines.items()}
+        answers = {f"{name}_{figure}": name for name in task.classes for figure in ("mae", "rmse", "r2")}
+        return [Figures(compute, values, lower, answers=answers, effort=5 * len(task.classes))]
 
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
         """Return the task; a number needs no threshold."""
@@ -54,6 +52,10 @@ class Regression:
     def counts(self, task: Task, labels: Labels) -> dict[str, int]:
         """Count rows by number: those that have it."""
         return dict(zip(task.classes, (~np.isnan(labels)).sum(axis=0).tolist(), strict=True))
+
+    def details(self, task: Task, labels: Labels, scores: Labels, values: Mapping[str, float]) -> pd.DataFrame:
+        """Return nothing: the figures of every number are those of the task."""
+        return pd.DataFrame(columns=["label", "rows"])
 
     def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
         """Draw predicted against true numbers."""
@@ -76,6 +78,7 @@ def plot_scatter(task: Task, labels: Labels, scores: Labels, train_labels: Label
     """
     with rc_context(STYLE):
         figure = Figure(figsize=(5.4 * len(task.classes), 5.4), layout="constrained")
+        values = _errors(task, labels, scores)(np.ones((1, len(labels))))
         panels = figure.subplots(1, len(task.classes), squeeze=False)[0]
         for number, (axes, name) in enumerate(zip(panels, task.classes, strict=True)):
             known = ~np.isnan(labels[:, number])
@@ -99,15 +102,34 @@ def plot_scatter(task: Task, labels: Labels, scores: Labels, train_labels: Label
             size = float(np.clip(4000 / len(true), 4, 22))
             axes.scatter(true, given, s=size, alpha=0.5, color=SERIES[0], linewidths=0, rasterized=True)
             axes.set(xlim=ends, ylim=ends, aspect="equal")
-            r2, mae = (_value(metric, true, given) for metric in (merit.r_squared, merit.absolute_error))
-            axes.set_title(f"{name}: R² {r2:.2f}, mean error {mae:.3g}")
+            axes.set_title(f"{name}: R² {values[f'{name}_r2'][0]:.2f}, mean error {values[f'{name}_mae'][0]:.3g}")
             axes.legend(loc="upper left", fontsize=8.5, frameon=True, framealpha=0.9, edgecolor=GRID)
     return figure
 
 
-def _value(metric: merit.NumberMetric, true: NDArray[np.float32], given: NDArray[np.float32]) -> float:
-    weighted: WeightedMetric = metric(true.astype(np.float64), given.astype(np.float64))
-    return merit.plain(weighted, len(true))
+def _errors(task: Task, labels: Labels, given: NDArray[Any]) -> Callable[[Floats], dict[str, Floats]]:
+    """Return weights -> every figure, from weighted sums of errors and of the labels about their mean."""
+    true, known = labels.astype(np.float64), ~np.isnan(labels)
+    errors = np.where(known, given - np.where(known, true, 0.0), 0.0)
+    # About their mean, since squares of large numbers leave no digits for the difference.
+    centres = merit.divide(np.where(known, true, 0.0).sum(axis=0), known.sum(axis=0).astype(float), 0.0)
+    centred = np.where(known, true - centres, 0.0)
+    sums = [known.astype(float), np.abs(errors), np.square(errors), centred, np.square(centred)]
+
+    def compute(weights: Floats) -> dict[str, Floats]:
+        count, absolute, squares, total, spread = (weights @ column for column in sums)
+        variance = spread - merit.divide(np.square(total), count, 0.0)
+        values = {
+            "mae": merit.divide(absolute, count),
+            "rmse": np.sqrt(merit.divide(squares, count)),
+            "r2": 1.0 - merit.divide(squares, variance),
+        }
+        found = {"r2": merit.mean_over(values["r2"])}
+        for number, name in enumerate(task.classes):
+            found |= {f"{name}_{figure}": columns[:, number] for figure, columns in values.items()}
+        return found
+
+    return compute
 
 
 def _said(task: Task, values: Labels) -> str:

@@ -16,8 +16,13 @@ from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
 from multitask.evaluation.kinds import EVALUATORS
-from multitask.evaluation.metrics import Floats, Labels
+from multitask.evaluation.metrics import Labels
 from multitask.spec import ModelSpec, Task
+
+# More tags or numbers than this are a table of their own; their figures are still computed and written.
+SHOWN_ANSWERS = 13
+# A matrix of more classes is left out of JSON.
+CONFUSION_CLASSES = 100
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,8 @@ class Metric:
     high: float
     baseline: float
     higher_is_better: bool = True
+    answer: str = ""
+    """The tag or number it is a figure of; "" for one of the whole task."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +58,14 @@ class Evaluation:
             task: {
                 "rows": self.rows[task],
                 "metrics": {name: _finite(vars(metric)) for name, metric in metrics.items()},
-                **({"confusion": self.confusion[task].tolist()} if task in self.confusion else {}),
+                **self._confusion(task),
             }
             for task, metrics in self.metrics.items()
         }
+
+    def _confusion(self, task: str) -> dict[str, Any]:
+        small = task in self.confusion and len(self.confusion[task]) <= CONFUSION_CLASSES
+        return {"confusion": self.confusion[task].tolist()} if small else {}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Evaluation:
@@ -71,12 +82,18 @@ class Evaluation:
         )
 
     def table(self) -> list[list[str]]:
-        """Return (task, metric, value, interval, baseline) as text, for print."""
+        """Return (task, metric, value, interval, baseline) as text, for print; single answers where they are few."""
         return [
             [task, name, f"{metric.value:.3f}", f"{metric.low:.3f} to {metric.high:.3f}", f"{metric.baseline:.3f}"]
-            for task, metrics in self.metrics.items()
-            for name, metric in metrics.items()
+            for task in self.metrics
+            for name, metric in self.shown(task).items()
         ]
+
+    def shown(self, task: str) -> dict[str, Metric]:
+        """Return the figures of a task that people look at: all, or those of the whole task where answers are many."""
+        metrics = self.metrics[task]
+        is_few = len({metric.answer for metric in metrics.values()}) <= SHOWN_ANSWERS
+        return {name: metric for name, metric in metrics.items() if is_few or not metric.answer}
 
 
 def evaluate_tasks(
@@ -116,19 +133,40 @@ def evaluate_task(
         seed: of the bootstrap.
         groups: (rows,) groups to resample instead of rows, where rows of one group are alike.
     """
-    figures = EVALUATORS[task.kind].figures(task, labels, scores, train_labels)
-    resampled: dict[str, list[Floats]] = {name: [] for name in figures}
-    for weights in merit.resamples(len(labels), seed, groups):
-        for name, figure in figures.items():
-            resampled[name].append(figure.metric(weights))
     found = {}
-    for name, figure in figures.items():
-        drawn = np.concatenate(resampled[name])
-        drawn = drawn[np.isfinite(drawn)]
-        low, high = np.quantile(drawn, (0.025, 0.975)) if len(drawn) else (math.nan, math.nan)
-        value = merit.plain(figure.metric, len(labels))
-        found[name] = Metric(value, float(low), float(high), figure.baseline, figure.higher_is_better)
-    return found
+    units = _units(labels, groups)
+    for group in EVALUATORS[task.kind].figures(task, labels, scores, train_labels):
+        count = merit.resamples_of(group.effort, len(labels))
+        parts = [group.compute(weights) for weights in merit.resamples(len(labels), seed, groups, count)]
+        for name, value in group.values(len(labels)).items():
+            drawn = np.concatenate([part[name] for part in parts])
+            low, high = merit.interval(drawn, value, units * group.shares.get(name, 0) / max(len(labels), 1))
+            facts = (group.baselines[name], group.higher_is_better.get(name, True), group.answers.get(name, ""))
+            found[name] = Metric(value, low, high, *facts)
+    # Those of the whole task come first.
+    return dict(sorted(found.items(), key=lambda entry: bool(entry[1].answer)))
+
+
+def _units(labels: Labels, groups: NDArray[np.int64] | None) -> int:
+    """Return how many independent units the rows are."""
+    return len(labels) if groups is None else len(np.unique(groups))
+
+
+def weak_heads(spec: ModelSpec, found: Evaluation) -> list[str]:
+    """Return a line for every task whose main figure does not beat its baseline, or that pays for it in accuracy."""
+    lines = []
+    for task in spec.tasks:
+        metrics, main = found.metrics[task.name], EVALUATORS[task.kind].main
+        metric, accuracy = metrics[main], metrics.get("accuracy")
+        shown = f"{task.name}: {main.replace('_', ' ')} {metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f})"
+        if not metric.low > metric.baseline:
+            lines.append(f"{shown} does not beat its baseline {metric.baseline:.3f}, which never looks at the image")
+        elif accuracy is not None and accuracy.value < accuracy.baseline:
+            lines.append(
+                f"{shown} is bought with accuracy: {accuracy.value:.3f}, below the {accuracy.baseline:.3f} of always "
+                "answering the most frequent; fit.balance weighs rare answers, thresholds favour F1"
+            )
+    return lines
 
 
 def validation_score(spec: ModelSpec, labels: Mapping[str, Labels], scores: Mapping[str, Labels]) -> dict[str, float]:
@@ -141,13 +179,16 @@ def validation_score(spec: ModelSpec, labels: Mapping[str, Labels], scores: Mapp
     members = []
     for task in spec.tasks:
         values, given, kind = labels[task.name], scores[task.name], EVALUATORS[task.kind]
-        figures = kind.figures(task, values, given, values)
-        for name in kind.watched:
-            found[f"{task.name}_{name.removeprefix('mean_')}"] = merit.plain(figures[name].metric, len(values))
+        for group in kind.figures(task, values, given, values):
+            for name, value in group.values(len(values)).items():
+                if name in kind.watched:
+                    found[f"{task.name}_{name.removeprefix('mean_')}"] = value
         members.append(max(found[f"{task.name}_{kind.main.removeprefix('mean_')}"], -1.0))
     score = merit.nanmean(members)
     return {**found, "score": score if math.isfinite(score) else 0.0}
 
 
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    return {key: value if math.isfinite(value) else None for key, value in values.items()}
+def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }

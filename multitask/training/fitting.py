@@ -48,8 +48,9 @@ def fit(config: Config, name: str | None = None, progress: Progress = Quiet(), r
     try:
         return _fit(config, folder, progress)
     except (ConfigError, TableError, ArchiveError):
-        # Nothing to go on with: what is wrong is outside the run.
-        shutil.rmtree(folder.directory)
+        # Before the first epoch there is nothing to go on with: what is wrong is outside the run.
+        if not folder.last_checkpoint.is_file():
+            shutil.rmtree(folder.directory)
         raise
 
 

@@ -16,10 +16,10 @@ from multitask.audit import splits
 from multitask.config import Config
 from multitask.errors import command
 from multitask.evaluation import plots
-from multitask.evaluation.assessment import answer_figures, label_counts
+from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, as_text, label_counts, write_details
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import evaluate_tasks
+from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
 from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
@@ -60,7 +60,7 @@ def write_results(
 ) -> ModelSpec:
     """Choose thresholds, evaluate, save the model and everything that explains it; return the spec with thresholds.
 
-    `metrics.json` is written last: a run that has it is finished.
+    A run that has `metrics.json` is finished: model and figures are on disk before anything is drawn.
     """
     validation, test = prepared.rows("validation"), prepared.rows("test")
     spec = _settled(prepared, constants, validation)
@@ -68,33 +68,72 @@ def write_results(
     train_labels = prepared.labels(prepared.rows("train"))
     groups = prepared.groups[test]
     evaluation = evaluate_tasks(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
-    _write_tables(prepared, folder)
+    _write_tables(prepared, config, folder)
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
+    manifest = _manifest(prepared, config, constants, history, started)
+    folder.write_json("manifest.json", manifest)
+    details = write_details(spec, prepared.labels(test), scores, evaluation, folder.directory)
+    folder.write_json("metrics.json", evaluation.as_dict())
     progress.say("plots and report")
-    ids, labels = list(prepared.table.ids[test]), prepared.labels(test)
+    try:
+        _explain(prepared, config, spec, scores, evaluation, details, history, manifest, folder)
+    except Exception as error:
+        # A picture that cannot be drawn must not cost a training.
+        progress.say(f"no report ({type(error).__name__}: {error}); model and figures are whole")
+    return spec
+
+
+def _explain(
+    prepared: Prepared,
+    config: Config,
+    spec: ModelSpec,
+    scores: Arrays,
+    evaluation: Evaluation,
+    details: pd.DataFrame,
+    history: History,
+    manifest: Mapping[str, Any],
+    folder: RunFolder,
+) -> None:
+    """Draw the plots and write the report."""
+    test = prepared.rows("test")
+    ids, labels, train_labels = (
+        list(prepared.table.ids[test]),
+        prepared.labels(test),
+        prepared.labels(prepared.rows("train")),
+    )
     figures = {
         **answer_figures(spec, prepared.archive, ids, labels, scores, train_labels),
         "history": plots.plot_history(pd.DataFrame(history)),
         "architecture": plots.plot_architecture(*_stages(prepared)),
     }
-    paths = save_plots(figures, folder / "plots")
-    manifest = _manifest(prepared, config, constants, history, started)
-    folder.write_json("manifest.json", manifest)
     write_report(
         folder / "report.html",
         title=f"Run {folder.name}",
-        facts={name: str(value) for name, value in manifest.items() if isinstance(value, str | int | float)},
+        facts=_facts(config, manifest),
         evaluation=evaluation,
         rows_name="the test split",
-        figures=paths,
-        notes=_notes(prepared, history),
+        figures=save_plots(figures, folder / "plots"),
+        details=details,
+        notes=[*weak_heads(spec, evaluation), *_notes(prepared, history)],
         quarantine=prepared.quarantine,
         split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
         next_commands=next_commands(folder, config),
     )
-    folder.write_json("metrics.json", evaluation.as_dict())
-    return spec
+
+
+def _facts(config: Config, manifest: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a reader of the report wants to know of how the run was made."""
+    facts = {name: str(value) for name, value in manifest.items() if isinstance(value, str | int | float)}
+    height, width = config.model.image_size
+    return {
+        "labels": config.data.labels,
+        "images": ", ".join(config.data.images),
+        "image size": f"{height} x {width}, {config.model.resize}",
+        "learning rate": f"{config.fit.learning_rate:g}",
+        "batch size": str(config.fit.batch_size),
+        **facts,
+    }
 
 
 def next_commands(folder: RunFolder, config: Config) -> list[str]:
@@ -123,8 +162,8 @@ def _settled(
     return prepared.spec.model_copy(update={"tasks": tuple(tasks)})
 
 
-def _write_tables(prepared: Prepared, folder: RunFolder) -> None:
-    """Write which row is in which split, with its labels, and which rows could not be used."""
+def _write_tables(prepared: Prepared, config: Config, folder: RunFolder) -> None:
+    """Write which row is in which split, with its labels and groups, and which rows could not be used."""
     frame = pd.DataFrame(
         {"id": prepared.table.ids, "split": prepared.parts, "group": prepared.groups, "sha256": prepared.digests}
     )
@@ -132,6 +171,8 @@ def _write_tables(prepared: Prepared, folder: RunFolder) -> None:
         labels = prepared.table.labels[task.name]
         for column, values in zip(task.label_columns, labels.reshape(len(labels), -1).T, strict=True):
             frame[column] = values
+    for name in config.data.group_columns:
+        frame[GROUP_PREFIX + name] = as_text(prepared.table.extra[name])
     with replacing(folder / "splits.parquet") as path:
         frame.to_parquet(path, index=False)
     with replacing(folder / "quarantine.parquet") as path:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from multitask.evaluation import plots
+from multitask.evaluation.assessment import write_details
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
 from multitask.evaluation.tasks import evaluate_tasks
@@ -108,13 +109,15 @@ def test_plots_stand_one_epoch_one_row_and_thirty_classes(tmp_path: Path) -> Non
 
 def test_the_report_is_one_file_that_needs_no_network_and_escapes_names(spec: ModelSpec, tmp_path: Path) -> None:
     labels, scores = answers()
+    found = evaluate_tasks(spec, labels, scores, labels)
     write_report(
         tmp_path / "report.html",
         title="Run <one>",
         facts={"seed": "0"},
-        evaluation=evaluate_tasks(spec, labels, scores, labels),
+        evaluation=found,
         rows_name="the test split",
         figures=save_plots(figures(spec), tmp_path),
+        details=write_details(spec, labels, scores, found, tmp_path),
         notes=["Random weights."],
         quarantine=pd.DataFrame({"id": ["<script>"], "reason": ["not an image"]}),
         split_counts={"rows": {"train": 1000, "test": 20}, "<b>DRESSES</b>": {"train": 300, "test": 5}},
@@ -136,3 +139,32 @@ def test_a_tag_that_no_row_has_leaves_the_thresholds_of_the_others_in_place() ->
     scores = np.array([[0.1, 0.1], [0.1, 0.8], [0.1, 0.7], [0.1, 0.2]], np.float32)
     (line,) = [line for line in drawn(task, labels, scores)["roc"].axes[0].lines if line.get_marker() == "o"]
     assert line.get_xydata().tolist() == [[0.0, 1.0]]
+
+
+def test_pictures_and_report_stay_legible_with_many_classes(tmp_path: Path) -> None:
+    names = tuple(f"class {number}" for number in range(300))
+    task = Task(name="many", kind="multiclass", columns=("c",), classes=names)
+    random = np.random.default_rng(0)
+    labels, scores = random.integers(0, 300, 900).astype(np.float32), random.random((900, 300), np.float32)
+    paths = save_plots(drawn(task, labels, scores), tmp_path)
+    for path in paths.values():
+        with Image.open(path) as image:
+            assert max(image.size) < 2000
+    found = evaluate_tasks(ModelSpec(tasks=(task,)), {"many": labels}, {"many": scores}, {"many": labels})
+    details = write_details(ModelSpec(tasks=(task,)), {"many": labels}, {"many": scores}, found, tmp_path)
+    assert len(details) == 300
+    write_report(
+        tmp_path / "report.html",
+        title="many",
+        facts={},
+        evaluation=found,
+        rows_name="rows",
+        figures=paths,
+        details=details,
+        notes=[],
+        quarantine=pd.DataFrame({"id": [], "reason": []}),
+        split_counts={"rows": {"test": 900}, **{name: {"test": 3} for name in names}},
+        next_commands=[],
+    )
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("<tr>") < 200
+    assert "confusion" not in found.as_dict()["many"]

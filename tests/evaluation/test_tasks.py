@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.evaluation.kinds import EVALUATORS
+from multitask.evaluation.metrics import average_precision
 from multitask.evaluation.multilabel import choose_thresholds
-from multitask.evaluation.tasks import Evaluation, evaluate_task, evaluate_tasks, validation_score
+from multitask.evaluation.tasks import Evaluation, evaluate_task, evaluate_tasks, validation_score, weak_heads
 from multitask.spec import ModelSpec, Task
 
 CATEGORY = Task(name="category", kind="multiclass", columns=("c",), classes=("a", "b", "c", "d"), top_k=2)
@@ -224,3 +225,58 @@ def test_a_hopeless_number_costs_the_monitor_at_most_one() -> None:
     found = validation_score(spec, {"category": labels, "size": widths}, {"category": scores, "size": given_widths * 9})
     assert found["size_r2"] < -1
     assert found["score"] == pytest.approx((found["category_balanced_accuracy"] - 1) / 2)
+
+
+def test_a_share_of_all_or_none_has_the_interval_of_wilson() -> None:
+    labels = np.zeros(24, np.float32)
+    scores = np.tile(np.array([0.7, 0.1, 0.1, 0.1], np.float32), (24, 1))
+    right = evaluate_task(CATEGORY, labels, scores, labels)["accuracy"]
+    wrong = evaluate_task(CATEGORY, labels + 1, scores, labels)["accuracy"]
+    assert (right.value, right.high, wrong.value, wrong.low) == (1.0, 1.0, 0.0, 0.0)
+    assert right.low == pytest.approx(0.862, abs=0.001)
+    assert wrong.high == pytest.approx(0.138, abs=0.001)
+    in_groups = evaluate_task(CATEGORY, labels, scores, labels, groups=np.repeat(np.arange(4), 6))["accuracy"]
+    assert in_groups.low == pytest.approx(0.510, abs=0.001)
+
+
+def test_a_head_that_does_not_beat_its_baseline_is_named() -> None:
+    spec = ModelSpec(tasks=(CATEGORY, TAGS))
+    (labels, scores), (tags, tag_scores) = multiclass(300), multilabel(300)
+    guesses = np.random.default_rng(0).random((300, 2)).astype(np.float32)
+    given = {"category": labels, "tags": tags}
+    found = weak_heads(spec, evaluate_tasks(spec, given, {"category": scores, "tags": guesses}, given))
+    assert [line.split(":")[0] for line in found] == ["tags"]
+    assert "does not beat its baseline" in found[0]
+    assert not weak_heads(spec, evaluate_tasks(spec, given, {"category": scores, "tags": tag_scores}, given))
+
+
+def test_accuracy_that_was_traded_for_rare_classes_is_named() -> None:
+    spec = ModelSpec(tasks=(CATEGORY,))
+    labels = np.repeat([0, 1, 2, 3], (270, 10, 10, 10)).astype(np.float32)
+    answers = labels.astype(int).copy()
+    answers[:100] = np.arange(100) % 3 + 1
+    scores = np.eye(4, dtype=np.float32)[answers]
+    [line] = weak_heads(spec, evaluate_tasks(spec, {"category": labels}, {"category": scores}, {"category": labels}))
+    assert "is bought with accuracy" in line
+
+
+def test_many_tags_fill_a_file_and_not_the_screen() -> None:
+    names = tuple(f"t{number}" for number in range(60))
+    task = Task(name="many", kind="multilabel", columns=names, classes=names)
+    random = np.random.default_rng(0)
+    labels = (random.random((90, 60)) < 0.3).astype(np.float32)
+    spec = ModelSpec(tasks=(task,))
+    found = evaluate_tasks(spec, {"many": labels}, {"many": random.random((90, 60), np.float32)}, {"many": labels})
+    assert len(found.table()) == 4
+    assert len(found.metrics["many"]) == 4 + 4 * 60
+    assert found.metrics["many"]["t7_f1"].answer == "t7"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 6), st.integers(0, 3)), min_size=2, max_size=30))
+def test_weighted_average_precision_is_that_of_scikit_learn(rows: list[tuple[bool, int, int]]) -> None:
+    labels, scores, weights = (np.array(column, np.float32) for column in zip(*rows, strict=True))
+    if not (labels * weights).sum():
+        return
+    found = average_precision(labels, scores)(weights[None].astype(float))[0]
+    assert found == pytest.approx(sk.average_precision_score(labels, scores, sample_weight=weights))
