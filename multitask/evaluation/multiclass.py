@@ -164,7 +164,8 @@ def _plot_confused_pairs(task: Task, confusion: NDArray[np.int64]) -> Figure:
         axes.margins(x=0.14)
         axes.grid(visible=False, axis="y")
         right = f"{np.trace(confusion):,} of {confusion.sum():,} right"
-        axes.set_title(f"{task.name}: {right}; rows of the most confused of {len(task.classes)} classes")
+        title = f"{task.name}: {right}; the most confused of {len(task.classes)} classes"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure
 
 

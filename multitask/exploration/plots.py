@@ -15,23 +15,40 @@ from multitask.style import FAINT, SERIES, STYLE
 
 # More labels than this are too small to be read in a matrix.
 MATRIX_LABELS = 40
+# Of more labels the rarest and the most frequent are drawn.
+BARS = 40
 
 
 def plot_balance(tasks: Mapping[str, Mapping[str, Any]]) -> Figure:
     """Draw how many rows bear each label, one panel per task."""
-    heights = [max(len(task["counts"]), 2) for task in tasks.values()]
+    shown = {name: _shown(task) for name, task in tasks.items()}
+    heights = [max(len(counts), 2) for counts in shown.values()]
     with rc_context(STYLE):
         figure = Figure(figsize=(8, 0.3 * sum(heights) + 0.9 * len(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
         for axes, (name, task), colour in zip(panels, tasks.items(), SERIES * len(heights), strict=False):
-            # Ranges of a number have an order of their own, from the bottom up.
-            counts = sorted(task["counts"].items(), key=lambda entry: 0 if task["in_order"] else entry[1])
+            counts = shown[name]
+            left_out = len(task["counts"]) - len(counts)
+            note = f"; the {left_out} between are left out" if left_out else ""
             bars = axes.barh([label for label, _ in counts], [count for _, count in counts], color=colour, height=0.7)
             axes.bar_label(bars, [f"{count:,}" for _, count in counts], padding=4, color=FAINT)
-            axes.set_title(f"{name}: rows with each {task['noun']}")
+            axes.set_title(f"{name}: rows with each {task['noun']}{note}")
             axes.grid(visible=False, axis="y")
             axes.margins(x=0.1)
     return figure
+
+
+def _shown(task: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return labels and their rows from the bottom up, of many the rarest and the most frequent.
+
+    Ranges of a number have an order of their own.
+    """
+    counts = list(task["counts"].items())
+    if task["in_order"]:
+        return counts
+    counts.sort(key=lambda entry: entry[1])
+    half = BARS // 2
+    return counts if len(counts) <= BARS else [*counts[:half], *counts[-half:]]
 
 
 def plot_correlation(columns: Sequence[str], correlation: NDArray[np.float64]) -> Figure:
