@@ -54,6 +54,10 @@ class DataConfig(Frozen):
     """Share of the rows that chooses checkpoint and thresholds."""
     test: Share = 0.15
     """Share of the rows that is only ever evaluated."""
+    split_seed: NonNegativeInt = 0
+    """Seed of the split; another one draws other rows. fit.seed leaves the split alone."""
+    near_duplicates: bool = True
+    """Keep nearly equal pictures on one side of a split."""
     features: str = "model_training/features"
     """Folder where features of the frozen network are kept between runs."""
     features_gb: PositiveFloat = 20.0
@@ -121,7 +125,7 @@ class FitConfig(Frozen):
     precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _alias("--precision")] = "auto"
     """Arithmetic of the network; auto takes the fastest the hardware has. Heads are always float32."""
     seed: Annotated[NonNegativeInt, _alias("--seed")] = 0
-    """Seed of splits, initial heads, data order and dropout."""
+    """Seed of initial weights, data order and dropout; data.split_seed is that of the split."""
 
 
 class GateConfig(Frozen):

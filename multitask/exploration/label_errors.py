@@ -59,7 +59,7 @@ def find_label_errors(
     except ImportError:
         raise ConfigError("cleanlab is not installed", fix="Install it: pip install 'multitask[quality]'") from None
     features = _project(prepared, seed)
-    fold_of = splits.folds(prepared.table.labels, prepared.spec.tasks, prepared.groups, FOLDS, seed)
+    fold_of = splits.folds(prepared.table.labels, prepared.spec.tasks, prepared.groups, prepared.digests, FOLDS, seed)
     found = []
     for question in _questions(prepared):
         rows = np.flatnonzero(~np.isnan(question.labels))

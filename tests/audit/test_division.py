@@ -29,7 +29,7 @@ def make_table(rows: int, **columns: object) -> Table:
 def run(table: Table, pictures: object = None, alike: object = None, **settings: object):
     pictures = np.array(pictures if pictures is not None else table.ids, object)
     alike = np.array(alike) if alike is not None else np.full(len(table), -1)
-    return divide(table, [TASK], pictures, alike, DataConfig(**settings), 0)
+    return divide(table, [TASK], pictures, alike, DataConfig(**settings))
 
 
 @settings(max_examples=40, deadline=None)
@@ -145,7 +145,7 @@ def test_a_hundred_thousand_rows_are_divided_in_seconds(tmp_path: Path) -> None:
     }
     table = Table(np.array([str(row) for row in range(rows)], object), labels, pd.DataFrame({"sender": senders}))
     started = time.monotonic()
-    _, parts = divide(table, tasks, table.ids, np.full(rows, -1), DataConfig(group_columns=("sender",)), 0)
+    _, parts = divide(table, tasks, table.ids, np.full(rows, -1), DataConfig(group_columns=("sender",)))
     # 1 second on two cores; the limit leaves room for a machine that does other things too.
     assert time.monotonic() - started < 5
     assert pd.Series(parts).groupby(senders).nunique().max() == 1
