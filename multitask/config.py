@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
-from multitask.spec import BACKBONES, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
+from multitask.spec import BACKBONES, LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 
@@ -170,9 +170,12 @@ class Config(Frozen):
     @field_validator("tasks")
     @classmethod
     def _names_can_be_outputs(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
-        for name in tasks:
+        for name, task in tasks.items():
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in ("image_ok", "status"):
                 raise ValueError(f'expected a task name of letters, digits and _, received "{name}"')
+            others = [other.columns for other in tasks.values() if not LAYOUTS[other.kind].one_column]
+            if LAYOUTS[task.kind].one_column and any(name in columns for columns in others):
+                raise ValueError(f'expected a task name that is no column of tags or numbers, received "{name}"')
         return tasks
 
     def label_columns(self) -> tuple[str, ...]:

@@ -26,7 +26,8 @@ from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
 from multitask.spec import ModelSpec
-from multitask.training.features import FeatureStore, compute_features, make_room, store_key
+from multitask.training.features import compute_features, store_key
+from multitask.training.stores import FeatureStore, make_room
 
 FEATURE_BATCH = 32
 
