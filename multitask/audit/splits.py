@@ -25,7 +25,7 @@ PARTS = ("train", "validation", "test")
 
 # A part may have so many rows of a label too many or too few, or this share of them, before its threshold is moved:
 # what is near enough is left alone, so that a split lasts.
-_TOLERATED_ROWS, _TOLERATED_SHARE = 0.5, 0.002
+_TOLERATED_ROWS, _TOLERATED_SHARE = 0.5, 0.005
 _ROUNDS = 10
 # How far past the first or last group a threshold is set that takes none or all.
 _PAST_THE_END = 0.01
