@@ -22,6 +22,7 @@ from multitask.spec import Task
 # Images are called dark, bright, flat or blurred beyond these; set by looking at photos of clothes.
 DARK, BRIGHT, BLANK, BLURRED = 0.22, 0.93, 0.02, 45.0
 EXAMPLES = 12
+_ROWS_AT_ONCE = 1 << 16
 
 Labels = NDArray[np.float32]
 
@@ -101,6 +102,8 @@ def _table_facts(
 
 def _conflicting(table: Table, tasks: Sequence[Task], codes: NDArray[np.int64], repeated: NDArray[np.int64]) -> int:
     """Count ids whose rows have different labels; a missing label contradicts nothing."""
+    if not len(repeated):
+        return 0
     rows = np.flatnonzero(np.isin(codes, repeated))
     differs = np.zeros(len(repeated), bool)
     for task in tasks:
@@ -171,34 +174,42 @@ def _quantiles(values: NDArray[np.int32]) -> dict[str, int]:
 
 
 def correlate(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Return the correlation of every pair of label columns; 0 for one that is the same in all rows.
+    """Return the correlation of every pair of label columns over the rows that have both; 0 where one does not vary.
 
-    Of marks of classes and tags it is the phi coefficient. A missing label counts as the mean of its column.
+    Of marks of classes and tags it is the phi coefficient. Means are those of all known labels of a column.
     """
-    columns = np.concatenate(values, axis=1).astype(np.float64)
-    known = ~np.isnan(columns)
-    means = np.where(known, columns, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    centred = np.where(known, columns - means, 0.0)
-    norms = np.sqrt(np.square(centred).sum(axis=0))
-    scaled = centred / np.where(norms > 0, norms, 1.0)
-    return scaled.T @ scaled
+    count = sum(block.shape[1] for block in values)
+    rows = len(values[0])
+    means = np.array([_mean(column) for block in values for column in block.T])
+    products, squares = np.zeros((count, count)), np.zeros((count, count))
+    for at in range(0, rows, _ROWS_AT_ONCE):
+        part = np.concatenate([block[at : at + _ROWS_AT_ONCE] for block in values], axis=1).astype(np.float64)
+        known = (~np.isnan(part)).astype(np.float64)
+        centred = np.where(known > 0, part - means, 0.0)
+        products += centred.T @ centred
+        squares += np.square(centred).T @ known
+    norms = np.sqrt(squares * squares.T)
+    return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+
+
+def _mean(column: NDArray[np.float32]) -> float:
+    known = column[~np.isnan(column)]
+    return float(known.mean(dtype=np.float64)) if len(known) else 0.0
 
 
 def _strong_pairs(
     columns: Sequence[str], correlation: NDArray[np.float64], tasks: Sequence[Task]
 ) -> list[dict[str, Any]]:
     """Return the strongest correlations between labels of different tasks, or between tags."""
-    task_of = [task for task in tasks for _ in task.classes]
-    pairs = [
-        (one, other)
-        for one in range(len(columns))
-        for other in range(one)
-        if task_of[one] is not task_of[other] or not task_of[one].has_class_numbers
-    ]
-    pairs.sort(key=lambda pair: -abs(correlation[pair]))
+    task_of = np.repeat(np.arange(len(tasks)), [len(task.classes) for task in tasks])
+    exclusive = np.array([task.has_class_numbers for task in tasks])[task_of]
+    others, ones = np.triu_indices(len(columns), 1)
+    kept = (task_of[ones] != task_of[others]) | ~exclusive[ones]
+    ones, others = ones[kept], others[kept]
+    strongest = np.argsort(-np.abs(correlation[ones, others]), kind="stable")[:EXAMPLES]
     return [
         {"labels": [columns[other], columns[one]], "phi": round(float(correlation[one, other]), 3)}
-        for one, other in pairs[:EXAMPLES]
+        for one, other in zip(ones[strongest], others[strongest], strict=True)
     ]
 
 

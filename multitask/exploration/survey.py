@@ -47,7 +47,7 @@ def survey(
     archive = _archive(config, progress)
     audit = None if archive is None else _audit(table, spec, archive, config, progress)
     reasons = np.where(table.ids == "", "no id", "").astype(object) if audit is None else audit.reasons
-    orphans = [] if archive is None else sorted(set(archive) - set(table.ids))
+    orphans = [] if archive is None else _orphans(table, archive)
     groups, parts = _split(table, spec, audit, reasons, config)
     found = explore_data(frame, table, spec.tasks, audit, parts, orphans, groups)
     _write(found, table, spec, audit, archive, reasons, config, out)
@@ -62,6 +62,17 @@ def _archive(config: Config, progress: Progress) -> Archive | None:
     except ArchiveError as error:
         progress.say(f"{error}\nLooking at the table alone.")
         return None
+
+
+def _orphans(table: Table, archive: Archive) -> list[str]:
+    """Return ids of images that no row names, be it by file name or by path."""
+    names = set(table.ids)
+    left = sorted(name for name in archive if name not in names)
+    paths = [name for name in names if "/" in name and name in archive]
+    if left and paths:
+        seen = {archive.identity(name) for name in paths}
+        left = [name for name in left if archive.identity(name) not in seen]
+    return left
 
 
 def _audit(table: Table, spec: ModelSpec, archive: Archive, config: Config, progress: Progress) -> Audit:

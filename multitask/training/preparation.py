@@ -64,6 +64,11 @@ class Prepared:
     images_computed: int
     images_reused: int
 
+    @property
+    def table_rows(self) -> NDArray[np.int64]:
+        """Which row of the label table each usable row is."""
+        return np.setdiff1d(np.arange(len(self.table) + len(self.quarantine)), self.quarantine["row"])
+
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the rows of a split."""
         return np.flatnonzero(self.parts == part)
