@@ -80,7 +80,9 @@ class Looks:
     @classmethod
     def together(cls, parts: Iterable[Looks]) -> Looks:
         """Return the rows of all parts, one after the other."""
-        parts = [cls.of(()), *parts]
+        parts = [part for part in parts if len(part)] or [cls.of(())]
+        if len(parts) == 1:
+            return parts[0]
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS})
 
     def take(self, rows: NDArray[Any]) -> Looks:

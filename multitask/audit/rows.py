@@ -122,13 +122,15 @@ def _look_at_all(
         known, places[with_key] = store.find([key for key in keys if key])
     advance(int((places >= 0).sum()))
     unknown = np.flatnonzero(places < 0)
-    new, missing = _look(names, unknown, archive, max_pixels, _Saver(store, keys), advance)
-    there = unknown[missing[unknown] == ""]
-    places[there] = len(known) + np.arange(len(there))
+    saver = _Saver(store, keys)
+    missing = _look(names, unknown, archive, max_pixels, saver, advance)
+    new, of = saver.finish()
+    places[of] = len(known) + np.arange(len(of))
     looks = Looks.together([known, new])
     numbers, _ = pd.factorize(looks.digest)
     first = np.unique(numbers, return_index=True)[1]
-    return looks.take(first), np.append(numbers, -1)[places], missing, len(unknown)
+    distinct = looks if len(first) == len(looks) else looks.take(first)
+    return distinct, np.append(numbers, -1)[places], missing, len(unknown)
 
 
 def _look(
@@ -138,8 +140,8 @@ def _look(
     max_pixels: int,
     saver: _Saver,
     advance: Callable[[int], None],
-) -> tuple[Looks, NDArray[np.object_]]:
-    """Look at some images; return looks in the order of `unknown`, and per name why there is no file to look at.
+) -> NDArray[np.object_]:
+    """Look at some images and give the looks to `saver`; return per name why there is no file to look at.
 
     Bytes are read one after the other, in archive order: a compressed tar can only be read forward, and a disk likes it
     too; addresses are fetched several at once. Pictures are decoded side by side.
@@ -162,8 +164,7 @@ def _look(
         else:
             saver.add(at, found)
         advance(1)
-    looks, order = saver.finish()
-    return looks.take(np.argsort(order, kind="stable")), missing
+    return missing
 
 
 class _Saver:
@@ -183,11 +184,13 @@ class _Saver:
             self._flush()
 
     def finish(self) -> tuple[Looks, NDArray[np.int64]]:
-        """Save the rest; return all looks, and the name of each."""
+        """Save the rest; return all looks, and of which name each is."""
         self._flush()
         if self._store and self._order:
             self._store.tidy()
-        return Looks.together(self._parts), np.array(self._order, np.int64)
+        looks = Looks.together(self._parts)
+        self._parts.clear()
+        return looks, np.array(self._order, np.int64)
 
     def _flush(self) -> None:
         looks = Looks.of([look for _, look in self._pending])
