@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
-from multitask.spec import BACKBONES, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
+from multitask.spec import BACKBONES, LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 
@@ -54,6 +54,10 @@ class DataConfig(Frozen):
     """Share of the rows that chooses checkpoint and thresholds."""
     test: Share = 0.15
     """Share of the rows that is only ever evaluated."""
+    split_seed: NonNegativeInt = 0
+    """Seed of the split; another one draws other rows. fit.seed leaves the split alone."""
+    near_duplicates: bool = True
+    """Keep nearly equal pictures on one side of a split."""
     features: str = "model_training/features"
     """Folder where features of the frozen network are kept between runs."""
     features_gb: PositiveFloat = 20.0
@@ -121,7 +125,7 @@ class FitConfig(Frozen):
     precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _alias("--precision")] = "auto"
     """Arithmetic of the network; auto takes the fastest the hardware has. Heads are always float32."""
     seed: Annotated[NonNegativeInt, _alias("--seed")] = 0
-    """Seed of splits, initial heads, data order and dropout."""
+    """Seed of initial weights, data order and dropout; data.split_seed is that of the split."""
 
 
 class GateConfig(Frozen):
@@ -166,9 +170,12 @@ class Config(Frozen):
     @field_validator("tasks")
     @classmethod
     def _names_can_be_outputs(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:
-        for name in tasks:
+        for name, task in tasks.items():
             if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name) or name in ("image_ok", "status"):
                 raise ValueError(f'expected a task name of letters, digits and _, received "{name}"')
+            others = [other.columns for other in tasks.values() if not LAYOUTS[other.kind].one_column]
+            if LAYOUTS[task.kind].one_column and any(name in columns for columns in others):
+                raise ValueError(f'expected a task name that is no column of tags or numbers, received "{name}"')
         return tasks
 
     def label_columns(self) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ class Frozen(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+# What splits.parquet says of a row beside its labels.
+SPLIT_COLUMNS = ("id", "split", "group", "sha256")
+
+
 class TaskConfig(Frozen):
     """One question about an image, asked by label columns."""
 
@@ -109,8 +113,12 @@ class Task(TaskConfig):
 
     @property
     def label_columns(self) -> Names:
-        """Columns that hold this task's labels as numbers, one of class numbers or one per answer."""
-        return (self.name,) if LAYOUTS[self.kind].one_column else self.columns
+        """Columns of splits.parquet that hold this task's labels as numbers, one of class numbers or one per answer.
+
+        Names of the other columns of that table are theirs: the labels of a task `group` are in `label group`.
+        """
+        names = (self.name,) if LAYOUTS[self.kind].one_column else self.columns
+        return tuple(f"label {name}" if name in SPLIT_COLUMNS else name for name in names)
 
     @property
     def has_class_numbers(self) -> bool:

@@ -21,6 +21,7 @@ _NAMES = {
     **dict.fromkeys(("validation", "val", "valid", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+_DAY_AND_MONTH = r"^\s*(\d{1,2})[/.-](\d{1,2})[/.-]\d"
 
 
 def divide(
@@ -29,7 +30,6 @@ def divide(
     pictures: NDArray[np.object_],
     alike: NDArray[np.int64],
     data: DataConfig,
-    seed: int,
 ) -> tuple[NDArray[np.int64], NDArray[np.object_]]:
     """Group rows and divide them.
 
@@ -40,51 +40,77 @@ def divide(
         tasks: whose labels are spread evenly.
         pictures: (rows,) what tells pictures apart: the digest of the image file, or the id where there are no images.
         alike: (rows,) see `Audit.alike`.
-        data: group_columns, split_column, time_column and the shares.
-        seed: of the draw.
+        data: group_columns, split_column, time_column, the shares and the seed of the draw.
 
     Returns:
         Number of each row's group, and its part.
 
     Raises:
-        TableError: a column is missing or holds something else, or the given split parts a group.
+        TableError: a column is missing or holds something else, a part would be empty, or the given split parts rows of
+            one picture or of one value in a group column. It may part nearly equal pictures: see `crossing`.
     """
     columns = [_column(table, name, data) for name in data.group_columns]
-    if data.split_column:
-        groups = splits.group_rows(pictures, *columns)
-        return groups, _given(table, tasks, groups, data, seed)
-    near = [None if number < 0 else number for number in alike]
+    near = np.where(alike < 0, np.nan, alike)
     groups = splits.group_rows(pictures, near, *columns)
+    if data.split_column:
+        exact = splits.group_rows(pictures, *columns)
+        return groups, _given(table, tasks, pictures, groups, exact, data)
     if data.time_column:
         return groups, _by_time(_times(table, data), groups, data)
-    return groups, splits.split_rows(table.labels, tasks, groups, data.validation, data.test, seed)
+    parts = splits.split_rows(table.labels, tasks, groups, pictures, data.validation, data.test, data.split_seed)
+    return groups, parts
+
+
+def crossing(groups: NDArray[np.int64], parts: NDArray[np.object_]) -> int:
+    """Return how many groups lie in more than one part: under a given split nearly equal pictures may."""
+    codes = pd.factorize(parts)[0]
+    return len(np.unique(groups * len(splits.PARTS) + codes)) - len(np.unique(groups))
+
+
+def warn_of_crossing(count: int) -> str:
+    """Say what it means when a given split parts nearly equal pictures."""
+    return (
+        f"{count:,} groups of nearly the same picture lie in more than one split: figures on it say too much."
+        " Correct data.split_column, or leave it out"
+    )
 
 
 def _given(
-    table: Table, tasks: Sequence[Task], groups: NDArray[np.int64], data: DataConfig, seed: int
+    table: Table,
+    tasks: Sequence[Task],
+    pictures: NDArray[np.object_],
+    groups: NDArray[np.int64],
+    exact: NDArray[np.int64],
+    data: DataConfig,
 ) -> NDArray[np.object_]:
-    """Read the split from its column; without validation rows, some of the training rows become them."""
+    """Read the split from its column; without validation rows, some of the training rows become them.
+
+    A group of `exact` must lie in one part; validation rows are drawn so that no group of `groups` is parted either.
+    """
     where = f"{data.labels}, `{data.split_column}`"
-    names = [str(value).strip().lower() for value in _column(table, data.split_column, data)]
-    wrong = [row for row, name in enumerate(names) if name not in _NAMES]
-    if wrong:
+    codes, values = pd.factorize(_column(table, data.split_column, data), use_na_sentinel=False)
+    names = [str(value).strip().lower() for value in values]
+    wrong = np.flatnonzero(~np.isin(codes, [code for code, name in enumerate(names) if name in _NAMES]))
+    if len(wrong):
         raise TableError(
             "wrong split",
             where=f"{where} row {wrong[0]} (id {table.ids[wrong[0]]})",
             expected="train, validation or test",
-            received=f'"{names[wrong[0]]}"',
+            received=f'"{names[codes[wrong[0]]]}"',
         )
-    parts = np.array([_NAMES[name] for name in names], object)
+    parts = np.array([_NAMES[name] for name in names], object)[codes]
     for part in ("train", "test"):
         if not (parts == part).any():
             raise TableError(f"no row is in the {part} split", where=where)
-    _refuse_overlap(table, groups, parts, where)
+    _refuse_overlap(table, exact, parts, where)
     if not (parts == "validation").any():
         rows = np.flatnonzero(parts == "train")
         share = data.validation / (1 - data.test)
         marks = splits.indicators({name: values[rows] for name, values in table.labels.items()}, tasks)
         renumbered = np.unique(groups[rows], return_inverse=True)[1]
-        parts[rows[splits.assign(marks, renumbered, (1 - share, share), seed) == 1]] = "validation"
+        keys = splits.content_keys(pictures[rows])
+        drawn = splits.assign(marks, renumbered, (1 - share, share), keys, data.split_seed)
+        parts[rows[drawn == 1]] = "validation"
     return parts
 
 
@@ -104,20 +130,42 @@ def _refuse_overlap(table: Table, groups: NDArray[np.int64], parts: NDArray[np.o
 
 
 def _times(table: Table, data: DataConfig) -> NDArray[np.float64]:
+    """Return when each row was: numbers as they are, dates as a count since 1970."""
     values = pd.Series(_column(table, data.time_column, data))
-    if not pd.api.types.is_numeric_dtype(values.infer_objects()):
-        values = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
-        values = values.astype("int64").where(values.notna())
-    times = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)
+    times = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if np.isnan(times).all():
+        _refuse_ambiguous(table, values, data)
+        dates = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
+        times = np.where(dates.isna(), np.nan, dates.astype("int64").to_numpy(np.float64))
     if np.isnan(times).any():
         row = int(np.flatnonzero(np.isnan(times))[0])
         raise TableError(
             "no time",
-            where=f"{data.labels}, `{data.time_column}` row {row} (id {table.ids[row]})",
+            where=_place(table, row, data),
             expected="a date or a number",
-            received=repr(table.extra[data.time_column].iloc[row]),
+            received=repr(values.iloc[row]),
         )
     return times
+
+
+def _refuse_ambiguous(table: Table, values: pd.Series[Any], data: DataConfig) -> None:
+    """Refuse dates such as 03/04/2026: whether day or month comes first cannot be told from them."""
+    texts = values.where(values.map(lambda value: isinstance(value, str)), "").astype(str)
+    found = texts.str.extract(_DAY_AND_MONTH)
+    both = found.astype(float).le(12).all(axis=1) & (found[0].str.lstrip("0") != found[1].str.lstrip("0"))
+    rows = np.flatnonzero(both.to_numpy(bool))
+    if len(rows):
+        shown = ", ".join(f"row {row}: {values.iloc[row]!r}" for row in rows[:3])
+        raise TableError(
+            f"{len(rows):,} dates can be read as day first or as month first",
+            where=_place(table, int(rows[0]), data),
+            expected="dates such as 2026-04-13, or numbers",
+            received=shown,
+        )
+
+
+def _place(table: Table, row: int, data: DataConfig) -> str:
+    return f"{data.labels}, `{data.time_column}` row {row} (id {table.ids[row]})"
 
 
 def _by_time(times: NDArray[np.float64], groups: NDArray[np.int64], data: DataConfig) -> NDArray[np.object_]:
@@ -129,7 +177,16 @@ def _by_time(times: NDArray[np.float64], groups: NDArray[np.int64], data: DataCo
     edges = (1 - data.validation - data.test, 1 - data.test)
     part_of = np.empty(len(newest), object)
     part_of[order] = np.array(splits.PARTS, object)[np.searchsorted(edges, before / len(groups), side="right")]
-    return part_of[groups]
+    parts = part_of[groups]
+    for part in splits.PARTS:
+        if not (parts == part).any():
+            raise TableError(
+                f"no row is in the {part} split",
+                where=f"{data.labels}, `{data.time_column}`",
+                received=f"a largest group of {np.bincount(groups).max():,} of {len(groups):,} rows that stay together",
+                fix="Divide by a column with more values (data.group_columns), or let rows be drawn.",
+            )
+    return parts
 
 
 def _column(table: Table, name: str, data: DataConfig) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,16 +16,20 @@ from numpy.typing import NDArray
 
 from multitask.audit.duplicates import near_duplicates
 from multitask.audit.inspection import Look, look_at
+from multitask.audit.looks import KEY_BYTES, Looks, LookStore
 from multitask.config import DataConfig
 from multitask.data.archives import Archive, read_image
 from multitask.data.tables import Table
 from multitask.errors import ArchiveError
 from multitask.parallel import bounded_map
 from multitask.spec import Task
-from multitask.storage import replacing
 
-# Raised whenever a look tells something else of the same file.
-_VERSION = 1
+# Looks are saved when there are so many, or after so long, which bounds the work that a kill can lose.
+_SAVED_LOOKS, _SAVED_SECONDS = 5_000, 20.0
+# A reason names so many rows of one picture, whatever their number.
+_NAMED_ROWS = 3
+# Nearly equal pictures are few; a group of more files than both of these is probably of mere look-alikes.
+_LARGE_GROUP, _LARGE_SHARE = 50, 0.01
 
 
 @dataclass(frozen=True)
@@ -33,21 +37,38 @@ class Audit:
     """What is known of each row of a label table.
 
     Args:
-        looks: (rows,) what its image looks like.
+        looks: what the distinct image files look like.
+        images: int64 (rows,) which of `looks` shows each row's image; -1 where there is no file.
         alike: int64 (rows,) rows of one number show nearly the same picture; -1 for one like no other.
         reasons: (rows,) why the row cannot be used; "" where it can.
         looked: how many images were looked at now; the others are known from before.
     """
 
-    looks: tuple[Look, ...]
+    looks: Looks
+    images: NDArray[np.int64]
     alike: NDArray[np.int64]
     reasons: NDArray[np.object_]
     looked: int
 
-    @property
+    @functools.cached_property
     def digests(self) -> NDArray[np.object_]:
         """SHA-256 of each row's image file in hexadecimal; "" where there is no image."""
-        return np.array([look.digest for look in self.looks], object)
+        return np.append(self.looks.digest, "")[self.images]
+
+    @functools.cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What a person should look at before trusting the groups of nearly equal pictures."""
+        rows = self.alike >= 0
+        groups = pd.Series(self.images[rows]).groupby(self.alike[rows]).nunique()
+        limit = max(_LARGE_GROUP, _LARGE_SHARE * len(self.looks))
+        if groups.max() > limit:
+            row = int(np.flatnonzero(self.alike == groups.idxmax())[0])
+            return (
+                f"{groups.max():,} of {len(self.looks):,} images are taken for nearly the same picture (that of row"
+                f" {row}) and stay on one side of the split; if they are different ones, set data.near_duplicates"
+                " = false",
+            )
+        return ()
 
 
 def audit_rows(
@@ -57,6 +78,7 @@ def audit_rows(
     max_pixels: int,
     cache: Path | None = None,
     advance: Callable[[int], None] = lambda done: None,
+    near: bool = True,
 ) -> Audit:
     """Look at every image once and compare the labels of rows that show the same picture.
 
@@ -67,16 +89,20 @@ def audit_rows(
         max_pixels: images of more are refused.
         cache: folder where looks are kept between runs; a file that has changed since is looked at again.
         advance: told how many images are done.
+        near: search for nearly equal pictures; else no row is like another.
     """
     tasks = tuple(tasks)
-    known, looked = _look_at_all(list(dict.fromkeys(table.ids)), archive, max_pixels, cache, advance)
-    looks = tuple(known[name] for name in table.ids)
-    reasons = np.array([look.reason for look in looks], object)
-    unlabelled = np.logical_and.reduce([np.isnan(_by_row(table.labels[task.name])).all(axis=1) for task in tasks])
+    codes, names = pd.factorize(table.ids)
+    looks, found, missing, looked = _look_at_all(list(names), archive, max_pixels, cache, advance)
+    images = found[codes]
+    reasons = np.where(images >= 0, np.append(looks.reason, "")[images], missing[codes])
+    unlabelled = np.ones(len(table), bool)
+    for task in tasks:
+        unlabelled &= np.isnan(_by_row(table.labels[task.name])).all(axis=1)
     reasons[unlabelled & (reasons == "")] = "no label for any task"
-    for row, reason in _contradictions(table, tasks, looks).items():
-        reasons[row] = reasons[row] or reason
-    return Audit(looks, _alike(looks), reasons, looked)
+    _note_contradictions(table, tasks, images, reasons)
+    alike = np.append(near_duplicates(looks), -1)[images] if near else np.full(len(table), -1)
+    return Audit(looks, images, alike, reasons, looked)
 
 
 def audit_cache(data: DataConfig) -> Path:
@@ -86,94 +112,132 @@ def audit_cache(data: DataConfig) -> Path:
 
 def _look_at_all(
     names: list[str], archive: Archive, max_pixels: int, cache: Path | None, advance: Callable[[int], None]
-) -> tuple[dict[str, Look], int]:
-    """Return a look per id, and how many images were read for it."""
-    identities = {name: _identity(archive, name, max_pixels) for name in names}
-    path = cache / f"{_digest(sorted({text.split('|')[0] for text in identities.values()}))}.parquet" if cache else None
-    before = _load(path)
-    known = {name: before[identity] for name, identity in identities.items() if identity in before}
-    advance(len(known))
-    unknown = [name for name in names if name not in known]
+) -> tuple[Looks, NDArray[np.int64], NDArray[np.object_], int]:
+    """Return the distinct looks; per name which of them is its, and why there is none; how many images were read."""
+    keys = [_key(archive, name, max_pixels) for name in names]
+    with_key = np.array([bool(key) for key in keys], bool)
+    store = LookStore(cache) if cache else None
+    known, places = Looks.of(()), np.full(len(names), -1)
+    if store:
+        known, places[with_key] = store.find([key for key in keys if key])
+    advance(int((places >= 0).sum()))
+    unknown = np.flatnonzero(places < 0)
+    saver = _Saver(store, keys)
+    missing = _look(names, unknown, archive, max_pixels, saver, advance)
+    new, of = saver.finish()
+    places[of] = len(known) + np.arange(len(of))
+    looks = Looks.together([known, new])
+    numbers, _ = pd.factorize(looks.digest)
+    first = np.unique(numbers, return_index=True)[1]
+    distinct = looks if len(first) == len(looks) else looks.take(first)
+    return distinct, np.append(numbers, -1)[places], missing, len(unknown)
 
-    # Bytes are read one after the other, in archive order: a compressed tar can only be read forward, and a disk likes
-    # it too; addresses are fetched several at once. Pictures are decoded side by side.
-    def read(name: str) -> tuple[str, bytes, str]:
-        return name, *read_image(archive, name)
 
-    ordered = (unknown[at] for at in archive.in_order(unknown))
+def _look(
+    names: list[str],
+    unknown: NDArray[np.int64],
+    archive: Archive,
+    max_pixels: int,
+    saver: _Saver,
+    advance: Callable[[int], None],
+) -> NDArray[np.object_]:
+    """Look at some images and give the looks to `saver`; return per name why there is no file to look at.
+
+    Bytes are read one after the other, in archive order: a compressed tar can only be read forward, and a disk likes it
+    too; addresses are fetched several at once. Pictures are decoded side by side.
+    """
+
+    def read(at: int) -> tuple[int, bytes, str]:
+        return at, *read_image(archive, names[at])
+
+    def look(file: tuple[int, bytes, str]) -> tuple[int, Look | str]:
+        at, data, reason = file
+        return at, reason or look_at(data, max_pixels)
+
+    missing = np.full(len(names), "", object)
+    ordered = (int(unknown[at]) for at in archive.in_order([names[at] for at in unknown]))
     files = map(read, ordered) if archive.readers == 1 else bounded_map(read, ordered, archive.readers)
-
-    def look(file: tuple[str, bytes, str]) -> tuple[str, Look]:
-        name, data, reason = file
-        return name, Look("", reason) if reason else look_at(data, max_pixels)
-
-    for name, found in bounded_map(look, files, 2 * (os.cpu_count() or 1)):
-        known[name] = found
+    for at, found in bounded_map(look, files, 2 * (os.cpu_count() or 1)):
+        # Why a file could not be read is not remembered: a server or a disk may answer the next time.
+        if isinstance(found, str):
+            missing[at] = found
+        else:
+            saver.add(at, found)
         advance(1)
-    if path and unknown:
-        _save(path, {identities[name]: look for name, look in known.items() if identities[name]})
-    return known, len(unknown)
+    return missing
 
 
-def _identity(archive: Archive, name: str, max_pixels: int) -> str:
-    """Return what the look depends on; "" where there is no file to look at, which is seen at once every time."""
+class _Saver:
+    """Turns looks into columns as they come, and saves them where there is a store."""
+
+    def __init__(self, store: LookStore | None, keys: list[bytes]) -> None:
+        self._store, self._keys = store, keys
+        self._pending: list[tuple[int, Look]] = []
+        self._parts: list[Looks] = []
+        self._order: list[int] = []
+        self._saved = time.monotonic()
+
+    def add(self, at: int, look: Look) -> None:
+        """Take the look at the image of name `at`."""
+        self._pending.append((at, look))
+        if len(self._pending) >= _SAVED_LOOKS or time.monotonic() - self._saved > _SAVED_SECONDS:
+            self._flush()
+
+    def finish(self) -> tuple[Looks, NDArray[np.int64]]:
+        """Save the rest; return all looks, and of which name each is."""
+        self._flush()
+        if self._store and self._order:
+            self._store.tidy()
+        looks = Looks.together(self._parts)
+        self._parts.clear()
+        return looks, np.array(self._order, np.int64)
+
+    def _flush(self) -> None:
+        looks = Looks.of([look for _, look in self._pending])
+        names = [at for at, _ in self._pending]
+        kept = np.array([bool(self._keys[at]) for at in names], bool)
+        if self._store and kept.any():
+            self._store.add([self._keys[at] for at in names if self._keys[at]], looks.take(kept))
+        self._parts.append(looks)
+        self._order += names
+        self._pending, self._saved = [], time.monotonic()
+
+
+def _key(archive: Archive, name: str, max_pixels: int) -> bytes:
+    """Return what the look depends on, in few bytes; none where there is no file, which is seen at once every time."""
     if name not in archive:
-        return ""
+        return b""
     try:
-        return f"{archive.identity(name)}|{max_pixels}|{_VERSION}"
+        identity = f"{archive.identity(name)}|{max_pixels}"
     except ArchiveError:
-        return ""
+        return b""
+    return hashlib.blake2b(identity.encode(), digest_size=KEY_BYTES).digest()
 
 
-def _load(path: Path | None) -> dict[str, Look]:
-    if path is None or not path.is_file():
-        return {}
-    frame = pd.read_parquet(path)
-    columns = [frame[field.name].tolist() for field in dataclasses.fields(Look)]
-    return {name: Look(*values) for name, *values in zip(frame["identity"], *columns, strict=True)}
+def _note_contradictions(
+    table: Table, tasks: Iterable[Task], images: NDArray[np.int64], reasons: NDArray[np.object_]
+) -> None:
+    """Give rows of one picture whose labels differ their reason; a missing label contradicts nothing."""
+    rows = np.flatnonzero((images >= 0) & (np.bincount(images + 1)[images + 1] > 1))
+    rows = rows[np.argsort(images[rows], kind="stable")]
+    starts = np.flatnonzero(np.diff(images[rows], prepend=-1))
+    ends = np.append(starts[1:], len(rows))
+    for task in tasks if len(rows) else ():
+        labels = _by_row(table.labels[task.name])[rows]
+        # fmin and fmax pass over what is missing.
+        lowest, highest = np.fmin.reduceat(labels, starts), np.fmax.reduceat(labels, starts)
+        for number in np.flatnonzero((highest > lowest).any(axis=1)):
+            members = rows[starts[number] : ends[number]]
+            text = f'contradictory labels of "{task.name}" for one picture: {_named(members, table)}'
+            reasons[members[reasons[members] == ""]] = text
 
 
-def _save(path: Path, looks: dict[str, Look]) -> None:
-    columns: dict[str, Any] = {"identity": list(looks)}
-    for field in dataclasses.fields(Look):
-        columns[field.name] = [getattr(look, field.name) for look in looks.values()]
-    columns["perceptual_hash"] = np.array(columns["perceptual_hash"], np.uint64)
-    with replacing(path) as temporary:
-        pd.DataFrame(columns).to_parquet(temporary, index=False)
+def _named(rows: NDArray[np.int64], table: Table) -> str:
+    shown = ", ".join(f"row {row} ({table.ids[row]})" for row in rows[:_NAMED_ROWS])
+    more = len(rows) - _NAMED_ROWS
+    return shown + (f" and {more:,} more rows" if more > 0 else "")
 
 
-def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:16]
-
-
-def _alike(looks: tuple[Look, ...]) -> NDArray[np.int64]:
-    """Return near duplicates by row; rows of one file are compared once."""
-    distinct = list({look.digest: look for look in looks if look.digest}.values())
-    numbers = {look.digest: number for look, number in zip(distinct, near_duplicates(distinct), strict=True)}
-    return np.array([numbers.get(look.digest, -1) for look in looks], np.int64)
-
-
-def _contradictions(table: Table, tasks: Iterable[Task], looks: tuple[Look, ...]) -> dict[int, str]:
-    """Find rows of one picture whose labels differ; a missing label contradicts nothing."""
-    found = {}
-    for rows in _rows_of_one_picture(looks):
-        for task in tasks:
-            labels = _by_row(table.labels[task.name])[rows]
-            lowest, highest = np.nanmin(labels, axis=0, initial=np.inf), np.nanmax(labels, axis=0, initial=-np.inf)
-            if (highest > lowest).any():
-                others = ", ".join(f"row {row} ({table.ids[row]})" for row in rows)
-                found.update(dict.fromkeys(rows, f'contradictory labels of "{task.name}" for one picture: {others}'))
-    return found
-
-
-def _rows_of_one_picture(looks: tuple[Look, ...]) -> Iterator[list[int]]:
-    rows_of: dict[str, list[int]] = {}
-    for row, look in enumerate(looks):
-        if look.digest:
-            rows_of.setdefault(look.digest, []).append(row)
-    return (rows for rows in rows_of.values() if len(rows) > 1)
-
-
-def _by_row(labels: NDArray[np.float32]) -> NDArray[Any]:
+def _by_row(labels: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return labels as (rows, columns)."""
     return labels.reshape(len(labels), -1)

@@ -1,4 +1,9 @@
-"""Train, validation, test and folds: repeatable, stratified over all tasks at once, never parting a group."""
+"""Train, validation, test and folds: stratified over all tasks at once, never parting a group, and lasting.
+
+Where a group goes follows from what is in it: a hash of its content is compared with the share of a part. So rows that
+come later leave those that are there where they are, whatever their order. Thresholds are then moved per label as far
+as its share needs; they depend on all rows, and little on any of them.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +22,13 @@ from multitask.spec import Kind, Task
 Labels = NDArray[np.float32]
 
 PARTS = ("train", "validation", "test")
+
+# A part may have so many rows of a label too many or too few, or this share of them, before its threshold is moved:
+# what is near enough is left alone, so that a split lasts.
+_TOLERATED_ROWS, _TOLERATED_SHARE = 0.5, 0.005
+_ROUNDS = 10
+# How far past the first or last group a threshold is set that takes none or all.
+_PAST_THE_END = 0.01
 
 
 def group_rows(*columns: Sequence[Any] | NDArray[Any]) -> NDArray[np.int64]:
@@ -82,20 +94,29 @@ _STRATA_NAMES: Mapping[Kind, Callable[[Task], Sequence[str]]] = {
 }
 
 
+def content_keys(pictures: Sequence[Any] | NDArray[Any]) -> NDArray[np.uint64]:
+    """Return uint64 (rows,) that stand for what the rows show: their digest, or the id where there are no images."""
+    return pd.util.hash_array(np.asarray(pictures, object))
+
+
 def assign(
-    indicators: NDArray[np.bool_], groups: NDArray[np.int64], fractions: Sequence[float], seed: int
+    indicators: NDArray[np.bool_],
+    groups: NDArray[np.int64],
+    fractions: Sequence[float],
+    keys: NDArray[np.uint64],
+    seed: int,
 ) -> NDArray[np.int64]:
     """Give every row a part so that each label is spread over the parts by their fractions.
 
-    After iterative stratification, Sechidis et al. 2011, https://doi.org/10.1007/978-3-642-23808-6_10: the rarest label
-    first. Its units are groups in place of rows, the largest first; and since a group bears many labels, it goes to the
-    part that lacks most of all it holds, not of that one label alone.
+    The last part is cut off first, then the one before it from what is left. Time is linear in the labels that are
+    given, and a few hundredths of a second for 20,000 rows.
 
     Args:
         indicators: bool (rows, labels).
         groups: int (rows,); a group goes to one part as a whole.
         fractions: share of each part, summing to 1.
-        seed: breaks ties.
+        keys: uint64 (rows,), from `content_keys`; the least of a group's, once hashed, stands for the group.
+        seed: another one draws another split.
 
     Returns:
         int64 (rows,), the number of the part.
@@ -109,47 +130,79 @@ def assign(
             f"{count} groups of rows cannot be divided into {parts} parts",
             fix="Add data, or group by a column with more values (data.group_columns).",
         )
-    # Every group has a last label, "is a row", which places those that bear no other and keeps the sizes right.
-    held = np.zeros((count, indicators.shape[1] + 1))
-    np.add.at(held, groups, np.concatenate([indicators, np.ones((len(groups), 1))], axis=1))
-    targets = np.asarray(fractions)[:, None] * held.sum(axis=0)
-    wanted = targets.copy()
-    random = np.random.default_rng(seed)
-    order = random.permutation(count)
-    part_of = np.full(count, -1)
-    remaining = held[:, :-1].sum(axis=0)
-    while True:
-        left = np.flatnonzero(remaining > 0)
-        label = left[remaining[left].argmin()] if len(left) else -1
-        bearers = order[(part_of[order] < 0) & (held[order, label] > 0)]
-        bearers = bearers[np.argsort(-held[bearers, label], kind="stable")]
-        _place(bearers, held, wanted, targets, part_of, random.random((len(bearers), parts)))
-        if label < 0:
-            break
-        remaining -= held[bearers, :-1].sum(axis=0)
-        remaining[label] = 0
-    _fill_empty_parts(part_of, parts, held[:, -1])
+    held = _held(indicators, groups)
+    least = np.full(count, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(least, groups, _mixed(keys))
+    part_of, left = np.zeros(count, np.int64), 1.0
+    for part in range(parts - 1, 0, -1):
+        salt = np.random.SeedSequence([seed, part]).generate_state(1, np.uint64)
+        drawn = _mixed(least ^ salt) / 2.0**64
+        part_of[_cut(held, drawn, part_of == 0, fractions[part] / left)] = part
+        left -= fractions[part]
+    _fill_empty_parts(part_of, parts, _sizes(held))
     return part_of[groups]
 
 
-def _place(
-    bearers: NDArray[np.int64],
-    held: NDArray[np.float64],
-    wanted: NDArray[np.float64],
-    targets: NDArray[np.float64],
-    part_of: NDArray[np.int64],
-    ties: NDArray[np.float64],
-) -> None:
-    """Give each bearer to the part that wants most of what it holds, and take that off the wants.
+def _held(indicators: NDArray[np.bool_], groups: NDArray[np.int64]) -> Any:
+    """Return how many rows of each label a group holds, sparse (groups, labels + 1); the last label is "is a row"."""
+    labels, rows = np.nonzero(indicators.T)
+    labels = np.append(labels.astype(np.int32), np.full(len(groups), indicators.shape[1], np.int32))
+    members = np.append(groups[rows], groups).astype(np.int32)
+    shape = (int(groups.max()) + 1, indicators.shape[1] + 1)
+    return sparse.coo_array((np.ones(len(labels), np.float32), (members, labels)), shape=shape).tocsc()
 
-    Deviation is the sum over parts and labels of wanted² / target, as in a chi-square; the part chosen lowers it most.
+
+def _sizes(held: Any) -> NDArray[np.float64]:
+    return held[:, [-1]].toarray()[:, 0].astype(np.float64)
+
+
+def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return a hash of numbers: splitmix64, Steele et al. 2014, https://doi.org/10.1145/2660193.2660195."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _cut(held: Any, drawn: NDArray[np.float64], is_open: NDArray[np.bool_], share: float) -> NDArray[np.bool_]:
+    """Return which of the open groups go to a part that is to get a share of every label.
+
+    A group goes where its drawn number lies below the share plus an offset of each label it holds. Offsets begin at 0;
+    one is moved when the part gets too much or too little of its label, the commonest first, the number of rows last,
+    over and over since labels come together: as in raking, Deming and Stephan 1940,
+    https://doi.org/10.1214/aoms/1177731829. The best of all rounds counts.
     """
-    for bearer, tie in zip(bearers, ties, strict=True):
-        labels = np.flatnonzero(held[bearer])
-        gain = held[bearer, labels] * (2 * wanted[:, labels] - held[bearer, labels]) / targets[:, labels]
-        part = np.lexsort((tie, np.round(gain.sum(axis=1), 9)))[-1]
-        part_of[bearer] = part
-        wanted[part] -= held[bearer]
+    margin = np.where(is_open, drawn - share, np.inf)
+    total = held.T @ is_open.astype(np.float64)
+    target = share * total
+    tolerated = np.maximum(_TOLERATED_ROWS, _TOLERATED_SHARE * target)
+    order = np.append(np.argsort(-total[:-1], kind="stable"), len(total) - 1)
+    best, least = margin < 0, np.inf
+    for _ in range(_ROUNDS + 1):
+        chosen = margin < 0
+        excess = held.T @ chosen.astype(np.float64) - target
+        deviation = float((np.square(excess) / np.maximum(target, 1e-9)).sum())
+        if deviation < least:
+            best, least = chosen, deviation
+        if (np.abs(excess) <= tolerated).all():
+            break
+        for label in order:
+            members = slice(held.indptr[label], held.indptr[label + 1])
+            rows, weights = held.indices[members], held.data[members]
+            if abs(weights[margin[rows] < 0].sum() - target[label]) > tolerated[label]:
+                margin[rows] -= _offset(margin[rows], weights, target[label])
+    return best
+
+
+def _offset(margin: NDArray[np.float64], weights: NDArray[np.float32], target: float) -> float:
+    """Return the number below which margins together weigh nearest to the target, midway between two of them."""
+    order = np.argsort(margin, kind="stable")
+    sums = np.append(0.0, np.cumsum(weights[order], dtype=np.float64))
+    at = int(np.abs(sums - target).argmin())
+    ranked = margin[order]
+    below = ranked[at - 1] if at > 0 else ranked[0] - _PAST_THE_END
+    above = ranked[at] if at < len(ranked) and np.isfinite(ranked[at]) else below + _PAST_THE_END
+    return float(below + above) / 2
 
 
 def _fill_empty_parts(part_of: NDArray[np.int64], parts: int, sizes: NDArray[np.float64]) -> None:
@@ -164,20 +217,27 @@ def split_rows(
     labels: Mapping[str, Labels],
     tasks: Sequence[Task],
     groups: NDArray[np.int64],
+    pictures: Sequence[Any] | NDArray[Any],
     validation: float,
     test: float,
     seed: int,
 ) -> NDArray[np.object_]:
-    """Return "train", "validation" or "test" per row; arguments as for `indicators` and `assign`."""
+    """Return "train", "validation" or "test" per row; arguments as for `indicators`, `content_keys` and `assign`."""
     fractions = (1 - validation - test, validation, test)
-    return np.array(PARTS, object)[assign(indicators(labels, tasks), groups, fractions, seed)]
+    marks = indicators(labels, tasks)
+    return np.array(PARTS, object)[assign(marks, groups, fractions, content_keys(pictures), seed)]
 
 
 def folds(
-    labels: Mapping[str, Labels], tasks: Sequence[Task], groups: NDArray[np.int64], count: int, seed: int
+    labels: Mapping[str, Labels],
+    tasks: Sequence[Task],
+    groups: NDArray[np.int64],
+    pictures: Sequence[Any] | NDArray[Any],
+    count: int,
+    seed: int,
 ) -> NDArray[np.int64]:
-    """Return the number of the fold, from 0 to `count`, per row."""
-    return assign(indicators(labels, tasks), groups, [1 / count] * count, seed)
+    """Return the number of the fold, from 0 to `count`, per row; arguments as for `split_rows`."""
+    return assign(indicators(labels, tasks), groups, [1 / count] * count, content_keys(pictures), seed)
 
 
 def deviations(indicators: NDArray[np.bool_], parts: NDArray[Any]) -> dict[str, float]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from multitask.audit.division import warn_of_crossing
+
 # A class with fewer rows cannot be learned, and hardly be measured.
 RARE_ROWS = 20
 # A label's share in a split may differ by so much from its share in all rows before that is worth a word.
@@ -43,6 +45,10 @@ def advise(facts: Mapping[str, Any]) -> list[str]:
         if deviation["by"] > DEVIATION:
             label, by = deviation["label"], deviation["by"]
             found.append(f"The share of {label} in the {part} split is {by:.0%} off: its groups are large.")
+    crossed = facts.get("splits", {}).get("groups_on_two_sides", 0)
+    if crossed:
+        found.insert(0, f"{warn_of_crossing(crossed)}.")
+    found += [f"{warning}." for warning in images.get("warnings", [])]
     found += [f"{surprise}." for surprise in table["types"]]
     return found or ["Nothing stands out."]
 

@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from multitask.audit import splits
+from multitask.audit.division import crossing
 from multitask.audit.rows import Audit
 from multitask.data.tables import Table
 from multitask.exploration.advice import advise
@@ -21,6 +22,7 @@ from multitask.spec import Task
 # Images are called dark, bright, flat or blurred beyond these; set by looking at photos of clothes.
 DARK, BRIGHT, BLANK, BLURRED = 0.22, 0.93, 0.02, 45.0
 EXAMPLES = 12
+_ROWS_AT_ONCE = 1 << 16
 
 Labels = NDArray[np.float32]
 
@@ -81,15 +83,15 @@ def explore_data(
 def _table_facts(
     frame: pd.DataFrame, table: Table, tasks: Sequence[Task], audit: Audit | None, orphans: Sequence[str]
 ) -> dict[str, Any]:
-    counts = Counter(name for name in table.ids if name)
-    repeated = [name for name, count in counts.items() if count > 1]
+    codes, names = pd.factorize(pd.Series(table.ids).replace("", None).to_numpy(object))
+    repeated = np.flatnonzero(np.bincount(codes + 1, minlength=len(names) + 1)[1:] > 1)
     return {
         "rows": len(table),
-        "ids": len(counts),
+        "ids": len(names),
         "rows_without_id": int((table.ids == "").sum()),
         "repeated_ids": len(repeated),
-        "repeated_ids_with_conflicting_labels": len(_conflicting(table, tasks, set(repeated))),
-        "repeated_id_examples": repeated[:EXAMPLES],
+        "repeated_ids_with_conflicting_labels": _conflicting(table, tasks, codes, repeated),
+        "repeated_id_examples": names[repeated[:EXAMPLES]].tolist(),
         "images_without_row": len(orphans),
         "images_without_row_examples": list(orphans[:EXAMPLES]),
         "rows_that_cannot_be_used": 0 if audit is None else int((audit.reasons != "").sum()),
@@ -98,17 +100,16 @@ def _table_facts(
     }
 
 
-def _conflicting(table: Table, tasks: Sequence[Task], repeated: set[str]) -> list[str]:
-    rows: dict[str, list[int]] = {}
-    for row, name in enumerate(table.ids):
-        if name in repeated:
-            rows.setdefault(name, []).append(row)
-    labels = np.concatenate([table.labels[task.name].reshape(len(table), -1) for task in tasks], axis=1)
-    return [
-        name
-        for name, members in rows.items()
-        if (np.nanmax(labels[members], axis=0, initial=-1) > np.nanmin(labels[members], axis=0, initial=np.inf)).any()
-    ]
+def _conflicting(table: Table, tasks: Sequence[Task], codes: NDArray[np.int64], repeated: NDArray[np.int64]) -> int:
+    """Count ids whose rows have different labels; a missing label contradicts nothing."""
+    if not len(repeated):
+        return 0
+    rows = np.flatnonzero(np.isin(codes, repeated))
+    differs = np.zeros(len(repeated), bool)
+    for task in tasks:
+        labels = pd.DataFrame(table.labels[task.name][rows].reshape(len(rows), -1)).groupby(codes[rows])
+        differs |= (labels.max() > labels.min()).any(axis=1).to_numpy()
+    return int(differs.sum())
 
 
 def _kinds(reasons: NDArray[np.object_]) -> dict[str, int]:
@@ -118,96 +119,97 @@ def _kinds(reasons: NDArray[np.object_]) -> dict[str, int]:
 
 def _image_facts(audit: Audit) -> tuple[dict[str, Any], dict[str, list[int]]]:
     """Describe the distinct images, and name rows by defect, the worst first."""
-    first: dict[str, int] = {}
-    for row, look in enumerate(audit.looks):
-        if look.digest:
-            first.setdefault(look.digest, row)
-    rows = [row for row in first.values() if not audit.looks[row].reason]
-    looks = [audit.looks[row] for row in rows]
+    looks = audit.looks
+    shown, first = np.unique(audit.images[::-1], return_index=True)
+    # The first row of each image, by the order of rows.
+    rows = np.sort(len(audit.images) - 1 - first[shown >= 0])
+    is_readable = looks.reason[audit.images[rows]] == ""
+    broken, rows = rows[~is_readable], rows[is_readable]
+    looks = looks.take(audit.images[rows])
 
-    def worst(measure: str, limit: float, above: bool = False) -> list[int]:
-        sign = -1 if above else 1
-        ranked = sorted((sign * getattr(look, measure), row) for look, row in zip(looks, rows, strict=True))
-        return [row for value, row in ranked if value < sign * limit]
+    def worst(values: NDArray[np.float32], limit: float, but: NDArray[np.bool_]) -> NDArray[np.int64]:
+        order = np.argsort(values, kind="stable")
+        return rows[order[(values[order] < limit) & ~but[order]]]
 
-    blank = worst("contrast", BLANK)
+    is_blank, none = looks.contrast < BLANK, np.zeros(len(rows), bool)
     # Drawings and prints are smooth as a whole; blurred is what is much less sharp than the others.
-    blurred = min(BLURRED, float(np.median([look.sharpness for look in looks] or [0.0])) / 8)
-    examples = {
-        "broken": [row for row in first.values() if audit.looks[row].reason],
-        "blank": blank,
-        "dark": [row for row in worst("brightness", DARK) if row not in blank],
-        "bright": [row for row in worst("brightness", BRIGHT, above=True) if row not in blank],
-        "blurred": [row for row in worst("sharpness", blurred) if row not in blank],
-        "repeated": _together([look.digest for look in audit.looks], audit),
-        "alike": _together([number if number >= 0 else "" for number in audit.alike.tolist()], audit, distinct=True),
+    blurred = min(BLURRED, float(np.median(looks.sharpness)) / 8) if len(rows) else BLURRED
+    found = {
+        "broken": broken,
+        "blank": worst(looks.contrast, BLANK, none),
+        "dark": worst(looks.brightness, DARK, is_blank),
+        "bright": worst(-looks.brightness, -BRIGHT, is_blank),
+        "blurred": worst(looks.sharpness, blurred, is_blank),
+        "repeated": _together(audit.images, np.arange(len(audit.images))),
+        "alike": _together(audit.alike, np.sort(np.append(broken, rows))),
     }
-    sizes = np.array([[look.width, look.height] for look in looks]).reshape(-1, 2)
     facts = {
         "readable": len(rows),
-        "formats": dict(Counter(look.format for look in looks).most_common()),
-        "width": _quantiles(sizes[:, 0]),
-        "height": _quantiles(sizes[:, 1]),
-        "turned_by_exif": sum(look.orientation != 1 for look in looks),
-        **{name: len(found) for name, found in examples.items() if name not in ("repeated", "alike")},
-        "rows_of_repeated_files": len(examples["repeated"]),
-        "groups_of_repeated_files": len({audit.looks[row].digest for row in examples["repeated"]}),
-        "rows_of_nearly_the_same_picture": len(examples["alike"]),
-        "groups_of_nearly_the_same_picture": len({int(audit.alike[row]) for row in examples["alike"]}),
+        "formats": {str(name): int(count) for name, count in pd.Series(looks.format).value_counts().items()},
+        "width": _quantiles(looks.width),
+        "height": _quantiles(looks.height),
+        "turned_by_exif": int((looks.orientation != 1).sum()),
+        **{name: len(members) for name, members in found.items() if name not in ("repeated", "alike")},
+        "rows_of_repeated_files": len(found["repeated"]),
+        "groups_of_repeated_files": len(np.unique(audit.images[found["repeated"]])),
+        "rows_of_nearly_the_same_picture": len(found["alike"]),
+        "groups_of_nearly_the_same_picture": len(np.unique(audit.alike[found["alike"]])),
+        "warnings": list(audit.warnings),
     }
-    return facts, examples
+    return facts, {name: members.tolist() for name, members in found.items()}
 
 
-def _together(keys: Sequence[Any], audit: Audit, distinct: bool = False) -> list[int]:
-    """Return rows that share a key, those of one key side by side; with `distinct` only where their files differ."""
-    rows: dict[Any, list[int]] = {}
-    for row, key in enumerate(keys):
-        if key != "":
-            rows.setdefault(key, []).append(row)
-    found = []
-    for members in rows.values():
-        files = {audit.looks[row].digest: row for row in reversed(members)}
-        members = sorted(files.values()) if distinct else members
-        if len(members) > 1:
-            found += members
-    return found
+def _together(numbers: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return those of some rows that share a number with another one, rows of one number side by side; -1 is none."""
+    rows = rows[numbers[rows] >= 0]
+    rows = rows[np.bincount(numbers[rows])[numbers[rows]] > 1] if len(rows) else rows
+    codes, _ = pd.factorize(numbers[rows])
+    return rows[np.argsort(codes, kind="stable")]
 
 
-def _quantiles(values: NDArray[np.int64]) -> dict[str, int]:
+def _quantiles(values: NDArray[np.int32]) -> dict[str, int]:
     if not len(values):
         return {}
     return dict(zip(("least", "median", "most"), map(int, np.quantile(values, (0, 0.5, 1))), strict=True))
 
 
 def correlate(values: Sequence[NDArray[np.float32]]) -> NDArray[np.float64]:
-    """Return the correlation of every pair of label columns; 0 for one that is the same in all rows.
+    """Return the correlation of every pair of label columns over the rows that have both; 0 where one does not vary.
 
-    Of marks of classes and tags it is the phi coefficient. A missing label counts as the mean of its column.
+    Of marks of classes and tags it is the phi coefficient. Means are those of all known labels of a column.
     """
-    columns = np.concatenate(values, axis=1).astype(np.float64)
-    known = ~np.isnan(columns)
-    means = np.where(known, columns, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
-    centred = np.where(known, columns - means, 0.0)
-    norms = np.sqrt(np.square(centred).sum(axis=0))
-    scaled = centred / np.where(norms > 0, norms, 1.0)
-    return scaled.T @ scaled
+    count = sum(block.shape[1] for block in values)
+    rows = len(values[0])
+    means = np.array([_mean(column) for block in values for column in block.T])
+    products, squares = np.zeros((count, count)), np.zeros((count, count))
+    for at in range(0, rows, _ROWS_AT_ONCE):
+        part = np.concatenate([block[at : at + _ROWS_AT_ONCE] for block in values], axis=1).astype(np.float64)
+        known = (~np.isnan(part)).astype(np.float64)
+        centred = np.where(known > 0, part - means, 0.0)
+        products += centred.T @ centred
+        squares += np.square(centred).T @ known
+    norms = np.sqrt(squares * squares.T)
+    return np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+
+
+def _mean(column: NDArray[np.float32]) -> float:
+    known = column[~np.isnan(column)]
+    return float(known.mean(dtype=np.float64)) if len(known) else 0.0
 
 
 def _strong_pairs(
     columns: Sequence[str], correlation: NDArray[np.float64], tasks: Sequence[Task]
 ) -> list[dict[str, Any]]:
     """Return the strongest correlations between labels of different tasks, or between tags."""
-    task_of = [task for task in tasks for _ in task.classes]
-    pairs = [
-        (one, other)
-        for one in range(len(columns))
-        for other in range(one)
-        if task_of[one] is not task_of[other] or not task_of[one].has_class_numbers
-    ]
-    pairs.sort(key=lambda pair: -abs(correlation[pair]))
+    task_of = np.repeat(np.arange(len(tasks)), [len(task.classes) for task in tasks])
+    exclusive = np.array([task.has_class_numbers for task in tasks])[task_of]
+    others, ones = np.triu_indices(len(columns), 1)
+    kept = (task_of[ones] != task_of[others]) | ~exclusive[ones]
+    ones, others = ones[kept], others[kept]
+    strongest = np.argsort(-np.abs(correlation[ones, others]), kind="stable")[:EXAMPLES]
     return [
         {"labels": [columns[other], columns[one]], "phi": round(float(correlation[one, other]), 3)}
-        for one, other in pairs[:EXAMPLES]
+        for one, other in zip(ones[strongest], others[strongest], strict=True)
     ]
 
 
@@ -218,11 +220,10 @@ def _split_facts(
     used = parts != ""
     shares = {str(part): marks[parts == part].mean(axis=0) for part in splits.PARTS if (parts == part).any()}
     whole = marks[used].mean(axis=0)
-    per_group = pd.Series(parts[used]).groupby(groups[used]).nunique()
     return {
         "rows": {part: int((parts == part).sum()) for part in splits.PARTS},
-        "groups": int(per_group.size),
-        "groups_on_two_sides": int((per_group > 1).sum()),
+        "groups": len(np.unique(groups[used])),
+        "groups_on_two_sides": crossing(groups[used], parts[used]),
         "largest_deviation": {
             part: {
                 "label": columns[int(np.abs(values - whole).argmax())],

@@ -110,12 +110,14 @@ class _Tags:
 
     def baselines(self, task: Task, labels: Labels) -> dict[str, float]:
         complete = labels[~np.isnan(labels).any(axis=1)]
-        most = np.unique(complete, axis=0, return_counts=True)[1].max() if len(complete) else 0
+        packed = np.packbits(complete == 1, axis=1)
+        most = np.unique(packed, axis=0, return_counts=True)[1].max() if len(complete) else 0
         none = float(1 - np.nanmean(labels)) if (~np.isnan(labels)).any() else 0.0
         return {"no_tag_accuracy": none, "exact_match": most / max(len(complete), 1)}
 
     def more(self, labels: Labels) -> dict[str, Any]:
-        tags, rows = np.unique((labels == 1).sum(axis=1), return_counts=True)
+        complete = labels[~np.isnan(labels).any(axis=1)]
+        tags, rows = np.unique((complete == 1).sum(axis=1), return_counts=True)
         return {"rows_by_number_of_tags": dict(zip(map(str, tags.tolist()), rows.tolist(), strict=True))}
 
     def values(self, task: Task, labels: Labels) -> Labels:

@@ -46,7 +46,7 @@ def find_label_errors(
         progress: where to report.
 
     Returns:
-        A row per label that is given: task, label (the tag, or the label column), id, row (of the usable rows), given,
+        A row per label that is given: task, label (the tag, or the label column), id, row (of the label table), given,
         suggested, quality (0 to 1, low is suspicious), suspicious, and agreement: the share of all labels that the
         judging models agree with, below WEAK of which the list says little. The worst of each task and tag come first.
 
@@ -59,7 +59,7 @@ def find_label_errors(
     except ImportError:
         raise ConfigError("cleanlab is not installed", fix=f"Install it: {install('cleanlab>=2.9,<3')}") from None
     features = _project(prepared, seed)
-    fold_of = splits.folds(prepared.table.labels, prepared.spec.tasks, prepared.groups, FOLDS, seed)
+    fold_of = splits.folds(prepared.table.labels, prepared.spec.tasks, prepared.groups, prepared.digests, FOLDS, seed)
     found = []
     for question in _questions(prepared):
         rows = np.flatnonzero(~np.isnan(question.labels))
@@ -76,7 +76,7 @@ def find_label_errors(
                     "task": question.task.name,
                     "label": question.name,
                     "id": prepared.table.ids[rows],
-                    "row": rows,
+                    "row": prepared.table_rows[rows],
                     "given": names[codes],
                     "suggested": names[scores.argmax(axis=1)],
                     "quality": get_label_quality_scores(codes, scores).round(4),

@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from multitask.audit.inspection import Look
+from multitask.audit.looks import Looks
 from multitask.style import FAINT, SERIES, STYLE
 
 # More labels than this are too small to be read in a matrix.
@@ -69,19 +69,20 @@ def plot_correlation(columns: Sequence[str], correlation: NDArray[np.float64]) -
     return figure
 
 
-def plot_images(looks: Sequence[Look], limits: Mapping[str, float]) -> Figure:
+def plot_images(looks: Looks, limits: Mapping[str, float]) -> Figure:
     """Draw sizes, brightness and sharpness of the readable images; lines mark what is called dark, bright, blurred."""
     with rc_context(STYLE):
         figure = Figure(figsize=(11, 3.2), layout="constrained")
         sizes, light, sharp = figure.subplots(1, 3)
-        widths, heights = [look.width for look in looks], [look.height for look in looks]
+        # Images of one size are one dot.
+        widths, heights = np.unique(np.stack([looks.width, looks.height]), axis=1)
         sizes.scatter(widths, heights, s=9, alpha=0.35, color=SERIES[0], linewidths=0)
         sizes.set(title="Size", xlabel="width, pixels", ylabel="height, pixels")
-        sizes.set_xlim(0, max(widths, default=1) * 1.08)
-        sizes.set_ylim(0, max(heights, default=1) * 1.08)
-        light.hist([look.brightness for look in looks], bins=40, range=(0, 1), color=SERIES[1])
+        sizes.set_xlim(0, max(widths.tolist(), default=1) * 1.08)
+        sizes.set_ylim(0, max(heights.tolist(), default=1) * 1.08)
+        light.hist(looks.brightness, bins=40, range=(0, 1), color=SERIES[1])
         light.set(title="Brightness", xlabel="mean luma, 0 black to 1 white", ylabel="images")
-        sharp.hist(np.log10([max(look.sharpness, 0.1) for look in looks]), bins=40, color=SERIES[2])
+        sharp.hist(np.log10(np.maximum(looks.sharpness, 0.1)), bins=40, color=SERIES[2])
         sharp.set(title="Sharpness", xlabel="variance of the Laplacian, power of ten", ylabel="images")
         for axes, values in ((light, (limits["dark"], limits["bright"])), (sharp, (np.log10(limits["blurred"]),))):
             for value in values:

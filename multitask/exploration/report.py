@@ -123,19 +123,26 @@ def _tiles(
     """Describe the pictures of a gallery; `new` marks the first of a group."""
     found = []
     before: object = None
+    looks = audit.looks
     for row in rows:
-        look = audit.looks[row]
-        group = {"repeated": look.digest, "alike": int(audit.alike[row])}.get(kind)
+        image = audit.images[row]
+        group = {"repeated": int(image), "alike": int(audit.alike[row])}.get(kind)
         text = {
-            "broken": look.reason,
-            "dark": f"brightness {look.brightness:.2f}",
-            "bright": f"brightness {look.brightness:.2f}",
-            "blank": f"contrast {look.contrast:.3f}",
-            "blurred": f"sharpness {look.sharpness:.1f}",
+            "broken": str(looks.reason[image]),
+            "dark": f"brightness {looks.brightness[image]:.2f}",
+            "bright": f"brightness {looks.brightness[image]:.2f}",
+            "blank": f"contrast {looks.contrast[image]:.3f}",
+            "blurred": f"sharpness {looks.sharpness[image]:.1f}",
         }.get(kind, f"row {row}")
         is_new = group is not None and group != before
         found.append(
-            {"id": table.ids[row], "image": thumbnail(archive, table.ids[row], max_pixels), "text": text, "new": is_new}
+            {
+                "id": table.ids[row],
+                # What was refused when it was looked at is not decoded for the report.
+                "image": "" if kind == "broken" else thumbnail(archive, table.ids[row], max_pixels),
+                "text": text,
+                "new": is_new,
+            }
         )
         before = group
     return found

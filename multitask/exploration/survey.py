@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from multitask.audit.division import divide
+from multitask.audit.looks import COLUMNS
 from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
 from multitask.data.archives import Archive, open_archive
@@ -45,7 +47,7 @@ def survey(
     archive = _archive(config, progress)
     audit = None if archive is None else _audit(table, spec, archive, config, progress)
     reasons = np.where(table.ids == "", "no id", "").astype(object) if audit is None else audit.reasons
-    orphans = [] if archive is None else sorted(set(archive) - set(table.ids))
+    orphans = [] if archive is None else _orphans(table, archive)
     groups, parts = _split(table, spec, audit, reasons, config)
     found = explore_data(frame, table, spec.tasks, audit, parts, orphans, groups)
     _write(found, table, spec, audit, archive, reasons, config, out)
@@ -62,9 +64,28 @@ def _archive(config: Config, progress: Progress) -> Archive | None:
         return None
 
 
+def _orphans(table: Table, archive: Archive) -> list[str]:
+    """Return ids of images that no row names, be it by file name or by path."""
+    names = set(table.ids)
+    left = sorted(name for name in archive if name not in names)
+    paths = [name for name in names if "/" in name and name in archive]
+    if left and paths:
+        seen = {archive.identity(name) for name in paths}
+        left = [name for name in left if archive.identity(name) not in seen]
+    return left
+
+
 def _audit(table: Table, spec: ModelSpec, archive: Archive, config: Config, progress: Progress) -> Audit:
     with progress.track("looking at images", len(set(table.ids))) as advance:
-        audit = audit_rows(table, spec.tasks, archive, spec.image.max_pixels, audit_cache(config.data), advance)
+        audit = audit_rows(
+            table,
+            spec.tasks,
+            archive,
+            spec.image.max_pixels,
+            audit_cache(config.data),
+            advance,
+            config.data.near_duplicates,
+        )
     progress.say(f"images: {audit.looked:,} looked at, {len(set(table.ids)) - audit.looked:,} known from before")
     return audit
 
@@ -79,9 +100,7 @@ def _split(
     pictures = table.ids if audit is None else audit.digests
     alike = np.full(len(table), -1) if audit is None else audit.alike
     groups, parts = np.full(len(table), -1), np.full(len(table), "", object)
-    groups[usable], parts[usable] = divide(
-        table.take(usable), spec.tasks, pictures[usable], alike[usable], config.data, config.fit.seed
-    )
+    groups[usable], parts[usable] = divide(table.take(usable), spec.tasks, pictures[usable], alike[usable], config.data)
     return groups, parts
 
 
@@ -101,16 +120,14 @@ def _write(
     with replacing(out / "quarantine.parquet") as path:
         pd.DataFrame({"id": table.ids[bad], "row": bad, "reason": reasons[bad]}).to_parquet(path, index=False)
     if audit is not None:
-        seen = pd.DataFrame([vars(look) for look in audit.looks]).drop(columns="thumbnail")
-        images = pd.DataFrame({"id": table.ids, "alike": audit.alike}).join(seen)
         with replacing(out / "images.parquet") as path:
-            images.to_parquet(path, index=False)
+            _images(table, audit).to_parquet(path, index=False)
     figures = {
         "balance": data_plots.plot_balance(found.facts["tasks"]),
         "correlation": data_plots.plot_correlation(found.columns, found.correlation),
     }
     if audit is not None:
-        looks = list({look.digest: look for look in audit.looks if look.digest and not look.reason}.values())
+        looks = audit.looks.take(audit.looks.reason == "")
         limits = {"dark": DARK, "bright": BRIGHT, "blurred": BLURRED}
         figures["images"] = data_plots.plot_images(looks, limits)
     paths = save_plots(figures, out / "plots")
@@ -127,3 +144,16 @@ def _write(
         paths,
         spec.image.max_pixels,
     )
+
+
+def _images(table: Table, audit: Audit) -> pd.DataFrame:
+    """Return what each row's image looks like; 0 and "" where there is none."""
+    rows, there = audit.images, audit.images >= 0
+    columns: dict[str, Any] = {"id": table.ids, "alike": audit.alike}
+    for name in COLUMNS:
+        if name != "thumbnail":
+            values = getattr(audit.looks, name)
+            columns[name] = np.full(len(rows), "" if values.dtype == object else 0, values.dtype)
+            columns[name][there] = values[rows[there]]
+    columns["reason"] = np.where(there, columns["reason"], audit.reasons)
+    return pd.DataFrame(columns)

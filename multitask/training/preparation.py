@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from multitask.audit.division import divide
+from multitask.audit.division import crossing, divide, warn_of_crossing
 from multitask.audit.inspection import explain_unreadable
 from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
@@ -26,7 +26,8 @@ from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
 from multitask.spec import ModelSpec
-from multitask.training.features import FeatureStore, compute_features, make_room, store_key
+from multitask.training.features import compute_features, store_key
+from multitask.training.stores import FeatureStore, make_room
 
 FEATURE_BATCH = 32
 
@@ -63,6 +64,11 @@ class Prepared:
     images_computed: int
     images_reused: int
 
+    @property
+    def table_rows(self) -> NDArray[np.int64]:
+        """Which row of the label table each usable row is."""
+        return np.setdiff1d(np.arange(len(self.table) + len(self.quarantine)), self.quarantine["row"])
+
     def rows(self, part: str) -> NDArray[np.int64]:
         """Return the rows of a split."""
         return np.flatnonzero(self.parts == part)
@@ -96,7 +102,11 @@ def prepare(config: Config, progress: Progress) -> Prepared:
         network = build_network(spec, precision)
     progress.say(f"network: {spec.backbone}, weights {spec.weights}, frozen: {spec.freeze}, {precision}")
     with progress.track("looking at images", len(set(table.ids))) as advance:
-        audit = audit_rows(table, spec.tasks, archive, spec.image.max_pixels, audit_cache(data), advance)
+        audit = audit_rows(
+            table, spec.tasks, archive, spec.image.max_pixels, audit_cache(data), advance, data.near_duplicates
+        )
+    for line in audit.warnings:
+        progress.say(line)
     store, computed, reused = _features(config, network, precision, table, audit, archive, progress)
     usable = audit.reasons == ""
     if not usable.any():
@@ -112,7 +122,10 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     )
     progress.say(_quarantine_line(quarantine, len(table)))
     table, digests = table.take(usable), audit.digests[usable]
-    groups, parts = divide(table, spec.tasks, digests, audit.alike[usable], data, config.fit.seed)
+    groups, parts = divide(table, spec.tasks, digests, audit.alike[usable], data)
+    crossed = crossing(groups, parts)
+    if crossed:
+        progress.say(warn_of_crossing(crossed))
     return Prepared(
         spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
     )
@@ -126,7 +139,7 @@ def _features(
     shape, dtype = tuple(network.frozen.output.shape[1:]), str(network.frozen.output.dtype)
     store = FeatureStore(root, key, shape, dtype)
     usable = np.flatnonzero(audit.reasons == "")
-    images = {str(audit.digests[row]): str(table.ids[row]) for row in usable}
+    images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
     missing = sum(digest not in store for digest in images)
     for deleted in make_room(root, key, missing * store.row_bytes, int(config.data.features_gb * 1e9)):
         progress.say(f"features: deleted {root / deleted}, unused for longest, to stay within data.features_gb")
@@ -134,9 +147,8 @@ def _features(
         failed = set(
             compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
         )
-    for row in usable:
-        if audit.digests[row] in failed:
-            audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
+    for row in usable[np.isin(audit.digests[usable], list(failed))] if failed else ():
+        audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
     computed, reused = missing - len(failed), len(images) - missing
     progress.say(f"features: {computed:,} images computed, {reused:,} reused, in {store.directory}")
     return store, computed, reused

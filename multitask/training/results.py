@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from multitask.audit import splits
+from multitask.audit.division import crossing, warn_of_crossing
 from multitask.config import Config
 from multitask.errors import command
 from multitask.evaluation import plots
@@ -25,7 +26,7 @@ from multitask.network.heads import HEADS
 from multitask.network.model import build_network
 from multitask.progress import Progress
 from multitask.runs import RunFolder
-from multitask.spec import ModelSpec
+from multitask.spec import SPLIT_COLUMNS, ModelSpec
 from multitask.storage import replacing
 from multitask.style import save_plots
 from multitask.training.checkpoints import History
@@ -164,9 +165,8 @@ def _settled(
 
 def _write_tables(prepared: Prepared, config: Config, folder: RunFolder) -> None:
     """Write which row is in which split, with its labels and groups, and which rows could not be used."""
-    frame = pd.DataFrame(
-        {"id": prepared.table.ids, "split": prepared.parts, "group": prepared.groups, "sha256": prepared.digests}
-    )
+    facts = (prepared.table.ids, prepared.parts, prepared.groups, prepared.digests)
+    frame = pd.DataFrame(dict(zip(SPLIT_COLUMNS, facts, strict=True)))
     for task in prepared.spec.tasks:
         labels = prepared.table.labels[task.name]
         for column, values in zip(task.label_columns, labels.reshape(len(labels), -1).T, strict=True):
@@ -258,6 +258,9 @@ def _notes(prepared: Prepared, history: History) -> list[str]:
     notes = []
     if prepared.spec.weights == "random":
         notes.append("The backbone has random weights, not ImageNet's: these are figures of random features.")
+    crossed = crossing(prepared.groups, prepared.parts)
+    if crossed:
+        notes.append(f"{warn_of_crossing(crossed)}.")
     indicators = splits.indicators(prepared.table.labels, prepared.spec.tasks)
     largest = max(splits.deviations(indicators, prepared.parts).values())
     notes.append(f"The share of any label in a split differs by at most {largest:.1%} from its share in all rows.")

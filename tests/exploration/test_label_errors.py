@@ -26,7 +26,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
     """Red and blue pictures, striped or not; five colours and five stripes are labelled wrong."""
     folder = tmp_path_factory.mktemp("wrong")
     rng = np.random.default_rng(0)
-    images, colours, stripes = {}, [], []
+    # The first row of the table has no picture: rows are those of the table whatever is set aside.
+    images, colours, stripes = {}, ["red"], [0]
     for number in range(120):
         is_blue, is_striped = number % 2, number % 3 == 0
         pixels = rng.normal((60, 60, 60), 20, (40, 40, 3))
@@ -36,9 +37,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
         images[f"p{number}.png"] = encode(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)), "PNG")
         colours.append(["red", "blue"][is_blue ^ (number in WRONG)])
         stripes.append(int(is_striped ^ (number + 1 in WRONG)))
-    stripes[100] = None
+    stripes[101] = None
     write_zip(folder / "a.zip", images)
-    write_table(folder / "t.parquet", [f"p{number}" for number in range(120)], colour=colours, striped=stripes)
+    write_table(
+        folder / "t.parquet", ["none", *(f"p{number}" for number in range(120))], colour=colours, striped=stripes
+    )
     return Config(
         data=DataConfig(labels=str(folder / "t.parquet"), images=(str(folder / "a.zip"),), features=str(folder / "f")),
         tasks={
@@ -57,7 +60,7 @@ def found(config: Config) -> pd.DataFrame:
 
 def test_wrong_classes_come_first_with_the_right_suggestion(found: pd.DataFrame) -> None:
     worst = found[found["task"] == "colour"].head(len(WRONG))
-    assert sorted(worst["row"]) == WRONG
+    assert sorted(worst["row"]) == [number + 1 for number in WRONG]
     assert (worst["given"] != worst["suggested"]).all()
     assert worst["suspicious"].all()
     assert worst["quality"].is_monotonic_increasing
@@ -65,8 +68,8 @@ def test_wrong_classes_come_first_with_the_right_suggestion(found: pd.DataFrame)
 
 def test_wrong_tags_come_first_and_missing_ones_are_left_out(found: pd.DataFrame) -> None:
     tags = found[found["task"] == "fabric"]
-    assert sorted(tags.head(len(WRONG))["row"]) == [number - 1 for number in WRONG]
-    assert 100 not in set(tags["row"])
+    assert sorted(tags.head(len(WRONG))["row"]) == WRONG
+    assert 101 not in set(tags["row"])
     assert len(tags) == 119
 
 
@@ -91,7 +94,7 @@ def test_the_door_writes_a_list_for_labellers_and_a_page(
     config.save(tmp_path / "c.toml")
     assert explore.main(["--config", str(tmp_path / "c.toml"), "--label-errors", "--out", str(tmp_path / "out")]) == 0
     listed = pd.read_csv(tmp_path / "out/label_errors.csv")
-    assert set(WRONG) <= set(listed[listed["task"] == "colour"]["row"])
+    assert {number + 1 for number in WRONG} <= set(listed[listed["task"] == "colour"]["row"])
     html = (tmp_path / "out/label_errors.html").read_text()
     assert "rather blue" in html
     assert "data:image/jpeg" in html

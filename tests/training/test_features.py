@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import resource
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,8 @@ from multitask.data.archives import Archive, open_archive
 from multitask.errors import ConfigError
 from multitask.network.model import Network, build_network
 from multitask.network.preprocessing import preprocess
-from multitask.training.features import FeatureStore, compute_features, make_room, store_key
+from multitask.training.features import compute_features, store_key
+from multitask.training.stores import MOST_CHUNKS, FeatureStore, make_room
 from tests.conftest import photo, write_zip
 
 pytestmark = pytest.mark.tensor
@@ -127,6 +131,88 @@ def test_a_failing_disk_leaves_no_chunk_behind(tmp_path: Path, monkeypatch: pyte
             store.add(["a"], np.ones((1, 3)))
         assert "a" not in store
     assert [path.name for path in (tmp_path / "key").iterdir()] == ["in-use"]
+
+
+def test_a_chunk_whose_rows_are_gone_or_damaged_is_computed_anew(tmp_path: Path) -> None:
+    with FeatureStore(tmp_path, "key", (3,), "float32") as store:
+        for name in "abcd":
+            store.add([name], np.ones((1, 3)))
+    files = {path.read_text(): path.with_suffix(".npy") for path in (tmp_path / "key").glob("*.sha256")}
+    files["a"].unlink()
+    files["b"].write_bytes(files["b"].read_bytes()[:-4])
+    np.save(files["c"], np.ones((1, 4), np.float32))
+    with FeatureStore(tmp_path, "key", (3,), "float32") as store:
+        assert [name in store for name in "abcd"] == [False, False, False, True]
+        assert store.gather(["d"])(np.array([0])).tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bfloat16"])
+def test_many_small_chunks_become_few_and_keep_their_rows(tmp_path: Path, dtype: str) -> None:
+    names = [f"d{number}" for number in range(3 * MOST_CHUNKS)]
+    with FeatureStore(tmp_path, "key", (2,), dtype) as store:
+        for number, name in enumerate(names):
+            store.add([name], np.array([[number % 100, number // 100]]))
+    with FeatureStore(tmp_path, "key", (2,), dtype) as store:
+        fetched = store.gather(names)(np.arange(len(names))[::-1]).astype(int)
+    assert fetched.tolist() == [[number % 100, number // 100] for number in range(len(names))][::-1]
+    assert len(list((tmp_path / "key").glob("*.npy"))) == 1
+
+
+def test_chunks_are_not_joined_under_another_process(tmp_path: Path) -> None:
+    with FeatureStore(tmp_path, "key", (2,), "uint8") as store:
+        for number in range(MOST_CHUNKS + 5):
+            store.add([f"d{number}"], np.zeros((1, 2)))
+        with FeatureStore(tmp_path, "key", (2,), "uint8") as other:
+            assert "d7" in other
+        assert len(list((tmp_path / "key").glob("*.npy"))) == MOST_CHUNKS + 5
+
+
+def test_more_chunks_than_a_process_may_open_files_are_read(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with FeatureStore(tmp_path, "key", (2,), "uint8") as store:
+        store.add(["first"], np.array([[1, 2]]))
+    first = next((tmp_path / "key").glob("*.npy"))
+    for number in range(400):
+        name = tmp_path / "key" / f"{number:032x}"
+        shutil.copy(first, name.with_suffix(".npy"))
+        name.with_suffix(".sha256").write_text(f"d{number}")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(300, limits[0]), limits[1]))
+    try:
+        with FeatureStore(tmp_path, "key", (2,), "uint8") as store:
+            assert store.gather(["d399"])(np.array([0])).tolist() == [[1, 2]]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_hundred_thousand_rows_are_opened_and_found_quickly(tmp_path: Path) -> None:
+    names = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(100_000)]
+    with FeatureStore(tmp_path, "key", (4,), "uint8") as store:
+        for at in range(0, len(names), 10_000):
+            store.add(names[at : at + 10_000], np.full((10_000, 4), at // 10_000))
+    started = time.process_time()
+    with FeatureStore(tmp_path, "key", (4,), "uint8") as store:
+        fetched = store.gather(names)(np.arange(len(names)))
+    assert (fetched[:, 0] == np.arange(len(names)) // 10_000).all()
+    # A quarter of a second; what grows with the square would take minutes.
+    assert time.process_time() - started < 10
+
+
+def test_what_is_no_store_is_neither_counted_nor_deleted(tmp_path: Path) -> None:
+    foreign = {"mine/in-use": "", "mine/photos.npy": "x" * 9000, "notes/a.txt": "x" * 9000, "bare/in-use": ""}
+    foreign |= {"nested/in-use": "", "nested/deep/a.npy": "x", "file": "x"}
+    for name, text in foreign.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with FeatureStore(tmp_path, "ours", (1000,), "uint8") as store:
+        store.add(["a"], np.zeros((1, 1000)))
+    assert make_room(tmp_path, "next", 2000, 2500) == ["ours"]
+    assert all((tmp_path / name).read_text() == text for name, text in foreign.items())
+
+
+def test_a_place_that_cannot_hold_features_is_a_setting_to_correct(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ConfigError, match=r"data\.features"):
+        FeatureStore(tmp_path / "file", "key", (2,), "uint8")
 
 
 def test_the_longest_unused_store_makes_room_and_one_in_use_never_does(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-from multitask.config import Config, load_config
+from multitask.config import Config, TaskConfig, load_config
 from multitask.demo.sample import PATTERNS
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
+from multitask.evaluation.assessment import split_labels
 from multitask.network import hardware, processor
 from multitask.progress import Quiet
 from multitask.runs import Run, RunFolder, find_run, open_run
@@ -86,13 +87,27 @@ def test_its_configuration_trains_the_same_model_again(trained: Run, tmp_path: P
     assert manifest["data"] == trained.folder.read_json("manifest.json")["data"]
 
 
-def test_another_seed_reuses_the_features_and_splits_otherwise(
+def test_the_split_has_a_seed_of_its_own_and_the_features_none(
     trained: Run, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
-    other = fit(make_config(seed=1, epochs=1), root=tmp_path)
-    assert other.folder.read_json("manifest.json")["images_computed"] == 0
-    first, second = (pd.read_parquet(run.folder / "splits.parquet") for run in (trained, other))
-    assert (first["split"] != second["split"]).any()
+    runs = [fit(make_config(**seeds, epochs=1), root=tmp_path) for seeds in ({"seed": 1}, {"split_seed": 1})]
+    assert [run.folder.read_json("manifest.json")["images_computed"] for run in runs] == [0, 0]
+    first, second, third = (pd.read_parquet(run.folder / "splits.parquet")["split"] for run in (trained, *runs))
+    assert (first == second).all()
+    assert (first != third).any()
+
+
+def test_labels_of_a_task_named_like_a_column_of_the_split_table_have_one_of_their_own(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = make_config(epochs=1)
+    tasks = {"split": config.tasks["category"], "group": TaskConfig(kind="multilabel", columns=("floral",))}
+    run = fit(config.model_copy(update={"tasks": tasks}), root=tmp_path)
+    used = pd.read_parquet(run.folder / "splits.parquet")
+    assert list(used.columns) == ["id", "split", "group", "sha256", "label split", "floral"]
+    assert set(used["split"]) == {"train", "validation", "test"}
+    labels = split_labels(run, "test")
+    assert labels["split"].tolist() == used.loc[used["split"] == "test", "label split"].tolist()
 
 
 def test_every_row_is_in_a_split_or_in_quarantine_with_its_reason(trained: Run) -> None:
