@@ -238,7 +238,9 @@ def test_float16_scales_its_loss_and_goes_on_from_a_checkpoint(
     config = make_config(precision="float16", freeze="none", epochs=2)
     straight = fit(config, "straight", root=tmp_path)
     with np.load(straight.folder.last_checkpoint) as arrays:
-        assert any(arrays[name].shape == () and arrays[name] == 2**15 for name in arrays.files if "optimizer" in name)
+        scales = [float(arrays[name]) for name in arrays.files if "optimizer" in name and arrays[name].shape == ()]
+    # It begins at 2**15 and is halved where a gradient overflows.
+    assert any(scale >= 16 and np.log2(scale).is_integer() for scale in scales)
     first = fit(config.model_copy(update={"fit": config.fit.model_copy(update={"epochs": 1})}), "cut", root=tmp_path)
     (first.folder / "metrics.json").unlink()
     config.save(first.folder.config_file)
