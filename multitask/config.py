@@ -23,7 +23,16 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
-from multitask.spec import BACKBONES, LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
+from multitask.spec import (
+    BACKBONES,
+    LAYOUTS,
+    BackboneOption,
+    Frozen,
+    ImageSpec,
+    ModelSpec,
+    Task,
+    TaskConfig,
+)
 
 Share = Annotated[float, Field(gt=0, lt=0.9)]
 
@@ -89,7 +98,10 @@ class ModelConfig(Frozen):
     """Which network, and where it is frozen."""
 
     backbone: Annotated[str, _alias("--backbone")] = "vgg16"
-    """Network below the heads; each brings its own input scaling."""
+    """Network below the heads, of keras.applications by name (mobilenetv2, efficientnetb0, densenet121, ...), each with
+    its own input scaling; or small_cnn."""
+    backbone_options: dict[str, BackboneOption] = Field(default_factory=dict)
+    """What its constructor takes beside, e.g. alpha = 0.25 of mobilenet; as flags: alpha 0.25."""
     weights: Annotated[str, _alias("--weights")] = "imagenet"
     """imagenet (downloaded once by Keras), random (He-initialised), or the path of a .h5 or .keras file."""
     image_size: Annotated[tuple[PositiveInt, PositiveInt], _alias("--image-size")] = (224, 224)

@@ -10,23 +10,34 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-# Backbone -> constructor in keras.applications ("" for our own) and the input scaling its weights were trained with:
-# caffe (BGR, mean subtracted), tf (-1..1), unit (0..1), none (the network scales by itself).
-BACKBONES = {
-    "vgg16": ("VGG16", "caffe"),
-    "vgg19": ("VGG19", "caffe"),
-    "resnet50": ("ResNet50", "caffe"),
-    "resnet50v2": ("ResNet50V2", "tf"),
-    "efficientnetb0": ("EfficientNetB0", "none"),
-    "mobilenetv3small": ("MobileNetV3Small", "none"),
-    "mobilenetv3large": ("MobileNetV3Large", "none"),
-    "convnexttiny": ("ConvNeXtTiny", "none"),
-    "small_cnn": ("", "unit"),
+# The classifiers of keras.applications by the input scaling that their weights were trained with: caffe (BGR, mean
+# subtracted), tf (-1..1), torch (0..1, standardised), none (the network scales by itself).
+_APPLICATIONS = {
+    "caffe": ("VGG16", "VGG19", "ResNet50", "ResNet101", "ResNet152"),
+    "tf": (
+        *("ResNet50V2", "ResNet101V2", "ResNet152V2", "InceptionV3", "InceptionResNetV2", "Xception"),
+        *("MobileNet", "MobileNetV2", "NASNetMobile", "NASNetLarge"),
+    ),
+    "torch": ("DenseNet121", "DenseNet169", "DenseNet201"),
+    "none": (
+        *("MobileNetV3Small", "MobileNetV3Large"),
+        *(f"EfficientNetB{size}" for size in range(8)),
+        *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
+        *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
+    ),
+}
+
+# Backbone -> constructor in keras.applications and scaling; our own small_cnn has no constructor there and takes 0..1.
+BACKBONES = {name.lower(): (name, scaling) for scaling, names in _APPLICATIONS.items() for name in names} | {
+    "small_cnn": ("", "unit")
 }
 
 Kind = Literal["multiclass", "multilabel", "regression"]
 
 Names = tuple[str, ...]
+
+# What keras.applications take beside what every backbone takes, e.g. alpha = 0.25.
+BackboneOption = bool | int | float | str
 
 
 class Frozen(BaseModel):
@@ -231,6 +242,7 @@ class ModelSpec(Frozen):
     tasks: tuple[Task, ...] = Field(min_length=1)
     image: ImageSpec = ImageSpec()
     backbone: str = "vgg16"
+    backbone_options: dict[str, BackboneOption] = Field(default_factory=dict)
     weights: str = "imagenet"
     freeze: str = "all"
     pooling: Literal["flatten", "avg", "max"] = "flatten"
@@ -240,6 +252,11 @@ class ModelSpec(Frozen):
     def _columns_are_distinct(self) -> ModelSpec:
         check_column_names(self.tasks)
         return self
+
+    @property
+    def from_scratch(self) -> bool:
+        """Is all of the network trained, beginning with random weights?"""
+        return self.freeze == "none" and self.weights == "random"
 
     def task(self, name: str) -> Task:
         """Return the task of that name."""

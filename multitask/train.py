@@ -11,6 +11,7 @@ from multitask.config import Config, DataConfig, load_config
 from multitask.errors import ConfigError
 from multitask.progress import Lines
 from multitask.runs import Run
+from multitask.spec import ImageSpec
 
 DEMO = Path("data/demo")
 
@@ -84,10 +85,12 @@ def _with_weights_in_reach(config: Config, progress: Lines) -> Config:
     """Let the demo, and only the demo, run without ImageNet weights."""
     if config.model.weights != "imagenet":
         return config
-    from multitask.network.backbone import ImagenetUnreachable, imagenet_weights
+    from multitask.network.weights import ImagenetUnreachable, imagenet_weights
 
+    height, width = config.model.image_size
+    image = ImageSpec(height=height, width=width)
     try:
-        imagenet_weights(config.model.backbone)
+        imagenet_weights(config.model.backbone, image, config.model.backbone_options)
     except ImagenetUnreachable as error:
         progress.say(f"{error}\nThe demo goes on with random weights; its figures are those of random features.")
         return config.model_copy(update={"model": config.model.model_copy(update={"weights": "random"})})

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from multitask import cli
 from multitask.config import Config, FitConfig, TaskConfig, load_config
 from multitask.errors import ConfigError
 from multitask.spec import ModelSpec, Task
@@ -15,6 +17,14 @@ from multitask.spec import ModelSpec, Task
 def write(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Those of a door that takes a configuration."""
+
+    config: Path | None
+    settings: cli.Settings
 
 
 def test_the_default_is_the_clothing_model() -> None:
@@ -31,6 +41,21 @@ def test_a_configuration_survives_its_file(tmp_path: Path) -> None:
     )
     config.save(tmp_path / "c.toml")
     assert load_config(tmp_path / "c.toml") == config
+
+
+def test_options_of_a_backbone_travel_from_flag_to_file_to_spec(tmp_path: Path) -> None:
+    argv = ["--backbone", "mobilenet", "--model.backbone-options", "alpha", "0.25", "depth_multiplier", "1"]
+    config = cli.parse_with_config(Arguments, "multitask.train", "", argv).settings
+    assert config.model.backbone_options == {"alpha": 0.25, "depth_multiplier": 1}
+    config.save(tmp_path / "c.toml")
+    assert load_config(tmp_path / "c.toml") == config
+    argv = ["--config", str(tmp_path / "c.toml"), "--model.backbone-options.alpha", "0.5"]
+    changed = cli.parse_with_config(Arguments, "multitask.train", "", argv).settings
+    assert changed.model.backbone_options == {"alpha": 0.5, "depth_multiplier": 1}
+    spec = changed.model_spec({"category": ("a", "b"), "tags": ("polka dot", "floral", "checker")})
+    assert spec.backbone_options == changed.model.backbone_options
+    spec.save(tmp_path / "spec.json")
+    assert ModelSpec.load(tmp_path / "spec.json") == spec
 
 
 def test_a_single_column_may_be_written_as_column(tmp_path: Path) -> None:
@@ -116,10 +141,11 @@ def test_splits_must_leave_rows_to_train_on() -> None:
 def test_the_fingerprint_changes_with_every_field(clothing_spec: ModelSpec) -> None:
     others = [
         clothing_spec.model_copy(update={"dropout": 0.5}),
+        clothing_spec.model_copy(update={"backbone_options": {"alpha": 0.25}}),
         clothing_spec.model_copy(update={"tasks": clothing_spec.tasks[:1]}),
         clothing_spec.model_copy(update={"image": clothing_spec.image.model_copy(update={"resize": "pad"})}),
     ]
-    assert len({spec.fingerprint() for spec in (clothing_spec, *others)}) == 4
+    assert len({spec.fingerprint() for spec in (clothing_spec, *others)}) == 5
     assert clothing_spec.fingerprint() == clothing_spec.model_copy().fingerprint()
 
 

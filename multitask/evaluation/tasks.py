@@ -173,7 +173,7 @@ def validation_score(spec: ModelSpec, labels: Mapping[str, Labels], scores: Mapp
     """Return the figures that choose the best epoch; "score" is the monitor, and higher is better.
 
     `<task>_<figure>` of what each kind watches (a mean over tags loses that prefix); `score` is the mean of the main
-    figures of the tasks, none of which counts as less than -1.
+    figures of the tasks, none of which counts as less than -1, and NaN when the labels define none of them.
     """
     found: dict[str, float] = {}
     members = []
@@ -184,8 +184,7 @@ def validation_score(spec: ModelSpec, labels: Mapping[str, Labels], scores: Mapp
                 if name in kind.watched:
                     found[f"{task.name}_{name.removeprefix('mean_')}"] = value
         members.append(max(found[f"{task.name}_{kind.main.removeprefix('mean_')}"], -1.0))
-    score = merit.nanmean(members)
-    return {**found, "score": score if math.isfinite(score) else 0.0}
+    return {**found, "score": merit.nanmean(members)}
 
 
 def _finite(values: Mapping[str, Any]) -> dict[str, Any]:

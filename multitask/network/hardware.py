@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 from typing import Any
 
 import tensorflow as tf
 
+from multitask.errors import ConfigError
 from multitask.network import processor
+
+PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 def fastest_precision() -> str:
@@ -17,7 +21,19 @@ def fastest_precision() -> str:
     GPUs from compute capability 8.0 on have bfloat16 units, those from 7.0 on float16 units,
     https://docs.nvidia.com/cuda/cuda-c-programming-guide/#arithmetic-instructions. On a CPU oneDNN uses bfloat16 with
     AMX or AVX512-BF16; on others it emulates it, slower than float32, or refuses.
+
+    The environment variable MULTITASK_PRECISION, one of the three, is taken for the answer: tests are run under each.
+
+    Raises:
+        ConfigError: it is something else.
     """
+    wanted = os.environ.get("MULTITASK_PRECISION", "")
+    if wanted:
+        if wanted not in PRECISIONS:
+            raise ConfigError(
+                "unknown precision", where="MULTITASK_PRECISION", expected=", ".join(PRECISIONS), received=wanted
+            )
+        return wanted
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         capability = tf.config.experimental.get_device_details(gpus[0]).get("compute_capability", (0, 0))

@@ -1,7 +1,7 @@
 """What the network does differently for each kind of task: activation, loss, what the loss needs of the labels.
 
 Labels are (batch,) class numbers or (batch, answers); logits (batch, answers), what the last Dense layer gives. A
-missing label is NaN and counts as a loss of 0 without gradient.
+missing label is NaN and has a loss of 0 without gradient.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Head(Protocol):
         """Say the constants in a line; nothing where they change nothing."""
 
     def losses(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
-        """Return the loss of each row, float32 (batch,)."""
+        """Return the loss of each answer, float32 of the shape of the labels."""
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         """Return the figure of each answer, of the shape of the labels."""
@@ -106,12 +106,11 @@ class _Multilabel(_Weighted):
         return _bounded((known - positive) / positive, balance)
 
     def losses(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
-        """Return the mean over all tags, so that a missing tag lets the others count as much as they do elsewhere."""
         known = ops.logical_not(ops.isnan(labels))
         labels = ops.where(known, labels, 0.0)
         # log(1 + exp(-x)) for present tags and log(1 + exp(x)) for absent ones.
         losses = constants * labels * ops.softplus(-logits) + (1.0 - labels) * ops.softplus(logits)
-        return ops.mean(ops.where(known, losses, 0.0), axis=-1)
+        return ops.where(known, losses, 0.0)
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         return ops.cast(ops.cast(logits > 0, "float32") == labels, "float32")
@@ -155,8 +154,7 @@ class _Regression:
         """Return Huber's loss, https://doi.org/10.1214/aoms/1177703732, which turns linear one deviation away."""
         known = ops.logical_not(ops.isnan(labels))
         errors = ops.abs(ops.where(known, self._standardised(labels, constants) - logits, 0.0))
-        losses = ops.where(errors <= 1.0, 0.5 * ops.square(errors), errors - 0.5)
-        return ops.mean(losses, axis=-1)
+        return ops.where(errors <= 1.0, 0.5 * ops.square(errors), errors - 0.5)
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         return ops.abs(self._standardised(labels, constants) - logits)

@@ -7,31 +7,48 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
-from multitask.network.heads import HEADS
+from multitask.network.heads import HEADS, MAX_WEIGHT
 from multitask.spec import Kind
+
+
+def known_shares(labels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the share of the rows that have a label, float32 (1,), or (answers,) for labels (rows, answers)."""
+    return np.atleast_1d(np.mean(~np.isnan(labels), axis=0, dtype=np.float32))
 
 
 @keras.saving.register_keras_serializable("multitask")
 class TaskLoss(keras.losses.Loss):
     """Loss of one task from logits, one value per row.
 
+    The losses of known labels are divided by the share of rows that have this label: over all rows of which the shares
+    were taken, the mean is that over the known labels, so that a task weighs the same whatever is missing. Every known
+    label weighs the same too, which it would not where each batch is divided by what happens to be known in it. A share
+    below 1 / MAX_WEIGHT counts as that.
+
     Args:
         kind: of the task.
         constants: see `heads.Head.constants`.
+        shares: see `known_shares`.
     """
 
-    def __init__(self, kind: Kind, constants: Any, name: str = "task_loss", **arguments: Any) -> None:
+    def __init__(
+        self, kind: Kind, constants: Any, shares: Any = (1.0,), name: str = "task_loss", **arguments: Any
+    ) -> None:
         super().__init__(name=name, **arguments)
         self.kind, self.constants = kind, np.asarray(constants, np.float32).tolist()
+        self.shares = np.asarray(shares, np.float32).tolist()
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the loss of each row, float32 (batch,)."""
-        return HEADS[self.kind].losses(y_true, y_pred, ops.convert_to_tensor(self.constants, "float32"))
+        """Return the loss of each row, float32 (batch,), the mean over its answers."""
+        losses = HEADS[self.kind].losses(y_true, y_pred, ops.convert_to_tensor(self.constants, "float32"))
+        answers = ops.reshape(losses, (ops.shape(losses)[0], -1))
+        return ops.mean(answers / np.maximum(self.shares, 1 / MAX_WEIGHT).astype(np.float32), axis=-1)
 
     def get_config(self) -> dict[str, Any]:
         """Return what `__init__` takes."""
-        return {**super().get_config(), "kind": self.kind, "constants": self.constants}
+        return {**super().get_config(), "kind": self.kind, "constants": self.constants, "shares": self.shares}
 
 
 @keras.saving.register_keras_serializable("multitask")

@@ -23,9 +23,13 @@ import keras
 import numpy as np
 
 from multitask.errors import ConfigError, nearest
-from multitask.network.backbone import build_backbone, image_shape, load_weights
+from multitask.network.backbone import build_backbone, image_shape
 from multitask.network.heads import HEADS
+from multitask.network.weights import all_layers, load_backbone_weights
 from multitask.spec import ModelSpec
+
+# Of the statistics of BatchNormalization in a network that is trained from scratch.
+MOMENTUM = 0.9
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ def build_network(
     with _precision(precision):
         backbone = build_backbone(spec)
         if initialise:
-            load_weights(backbone, spec)
+            load_backbone_weights(backbone, spec)
         frozen, rest = _cut(backbone, spec)
     _freeze_batch_statistics(rest, spec)
     frozen.trainable = False
@@ -145,21 +149,23 @@ def _freeze_batch_statistics(rest: Any, spec: ModelSpec) -> None:
     """Keep BatchNormalization in inference mode unless the network is trained from scratch.
 
     Statistics learned on millions of images are better than those of a small batch while fine-tuning,
-    https://keras.io/guides/transfer_learning/.
+    https://keras.io/guides/transfer_learning/. From scratch they must follow weights that move within a few hundred
+    steps: the momentum of keras.applications (up to 0.999) is meant for a hundred thousand.
     """
-    from_scratch = spec.freeze == "none" and spec.weights == "random"
-    for layer in rest.layers:
+    for layer in all_layers(rest):
         if isinstance(layer, keras.layers.BatchNormalization):
-            layer.trainable = from_scratch
+            layer.trainable = spec.from_scratch
+            layer.momentum = min(layer.momentum, MOMENTUM)
 
 
 def _with_heads(rest: Any, spec: ModelSpec, dtype: str) -> Any:
     """Return the trainable model: features to {task: logits}, with standardisation in front of the heads."""
     features = keras.Input(rest.input.shape[1:], dtype=rest.input.dtype, name="features")
     vector = keras.layers.Activation("linear", dtype=dtype, name="head_input")(rest(features))
-    # A frozen BatchNormalization without scale and offset is (x - mean) / sqrt(variance): plain standardisation.
+    # A frozen BatchNormalization without scale and offset is (x - mean) / sqrt(variance): plain standardisation. Any
+    # epsilon would turn the features of a network whose scale is small into constants.
     vector = keras.layers.BatchNormalization(
-        center=False, scale=False, epsilon=1e-6, trainable=False, dtype=dtype, name="standardise"
+        center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype, name="standardise"
     )(vector)
     vector = keras.layers.Dropout(spec.dropout, dtype=dtype, name="dropout")(vector)
     logits = {

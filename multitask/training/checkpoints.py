@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from multitask.errors import RunError
+from multitask.network.weights import set_weights
 from multitask.storage import replacing
 
 History = list[dict[str, float]]
@@ -32,7 +33,7 @@ def load_checkpoint(path: Path, model: Any, optimizer: Any | None) -> History:
     """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            model.set_weights([arrays[f"weight_{index}"] for index in range(len(model.weights))])
+            set_weights(model, [arrays[f"weight_{index}"] for index in range(len(model.weights))])
             if optimizer:
                 optimizer.build(model.trainable_variables)
                 for index, variable in enumerate(optimizer.variables):

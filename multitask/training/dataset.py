@@ -95,7 +95,14 @@ def read_images(ids: Sequence[str], archive: Archive, image: ImageSpec, batch_si
 
 
 def training_batches(
-    gather: Gather, shape: tuple[int, ...], dtype: Any, labels: Labels, batch_size: int, seed: int, first_epoch: int
+    gather: Gather,
+    shape: tuple[int, ...],
+    dtype: Any,
+    labels: Labels,
+    batch_size: int,
+    seed: int,
+    first_epoch: int,
+    parts: int = 1,
 ) -> Any:
     """Endless shuffled batches of (features, {task: labels}), epoch after epoch from `first_epoch` on.
 
@@ -109,6 +116,9 @@ def training_batches(
         batch_size: rows per batch; the last batch of an epoch is smaller.
         seed: of the shuffling.
         first_epoch: the first epoch to yield.
+        parts: how many devices share a batch. With several, each batch comes as so many elements of equal size,
+            (features, labels, weights float32 (n,)). What the last batch lacks for that are rows without any label,
+            and the weights let the mean over all parts be the mean over the rows of the batch.
     """
     count = len(next(iter(labels.values())))
 
@@ -117,24 +127,57 @@ def training_batches(
         return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
-    rows = epochs.flat_map(epoch_order)
-    return _gathered(rows, gather, shape, dtype, {name: tf.constant(values) for name, values in labels.items()})
+    rows = _in_parts(epochs.flat_map(epoch_order), parts)
+    return _gathered(rows, gather, shape, dtype, {name: tf.constant(values) for name, values in labels.items()}, parts)
 
 
-def inference_batches(gather: Gather, shape: tuple[int, ...], dtype: Any, count: int, batch_size: int) -> Any:
-    """Batches of the features of rows 0 to `count`, once and in order."""
-    rows = tf.data.Dataset.range(count).batch(batch_size)
-    return _gathered(rows, gather, shape, dtype, None)
+def inference_batches(
+    gather: Gather, shape: tuple[int, ...], dtype: Any, count: int, batch_size: int, parts: int = 1
+) -> Any:
+    """Batches of the features of rows 0 to `count`, once and in order.
+
+    With several parts each batch comes as so many elements of equal size; rows without meaning follow the last one.
+    """
+    rows = _in_parts(tf.data.Dataset.range(count).batch(batch_size), parts)
+    return _gathered(rows, gather, shape, dtype, None, parts)
 
 
-def _gathered(rows: Any, gather: Gather, shape: tuple[int, ...], dtype: Any, labels: Any) -> Any:
-    """Attach features, and labels where there are any, to batches of row numbers."""
+def distributed(batches: Any, strategy: Any) -> Any:
+    """Let each device of a strategy take its part of every batch; `batches` come in as many parts."""
+    if strategy.num_replicas_in_sync == 1:
+        return batches
+    return strategy.distribute_datasets_from_function(lambda _: batches)
 
-    def fetch(batch: Any) -> Any:
-        features = tf.numpy_function(gather, [batch], tf.as_dtype(dtype), stateful=False)
+
+def _in_parts(batches: Any, parts: int) -> Any:
+    """Divide batches of row numbers into equal parts, the last batch filled up with -1."""
+    if parts == 1:
+        return batches
+
+    def divide(batch: Any) -> Any:
+        lacking = -tf.size(batch) % parts
+        filled = tf.concat([batch, tf.fill([lacking], tf.constant(-1, tf.int64))], axis=0)
+        return tf.data.Dataset.from_tensor_slices((tf.reshape(filled, [parts, -1]), tf.repeat(tf.size(batch), parts)))
+
+    return batches.flat_map(divide)
+
+
+def _gathered(rows: Any, gather: Gather, shape: tuple[int, ...], dtype: Any, labels: Any, parts: int) -> Any:
+    """Attach features, and labels where there are any, to batches of row numbers; -1 gets any features, no label."""
+
+    def fetch(batch: Any, whole: Any = None) -> Any:
+        present = tf.maximum(batch, 0)
+        features = tf.numpy_function(gather, [present], tf.as_dtype(dtype), stateful=False)
         features = tf.ensure_shape(features, [None, *shape])
         if labels is None:
             return features
-        return features, {name: tf.gather(values, batch) for name, values in labels.items()}
+        known = {name: tf.gather(values, present) for name, values in labels.items()}
+        if parts == 1:
+            return features, known
+        for name, values in known.items():
+            is_row = tf.reshape(batch >= 0, [-1] + [1] * (len(values.shape) - 1))
+            known[name] = tf.where(is_row, values, np.nan)
+        weight = parts * tf.size(batch) / whole
+        return features, known, tf.fill(tf.shape(batch), tf.cast(weight, tf.float32))
 
     return rows.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)

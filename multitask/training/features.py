@@ -32,6 +32,7 @@ def store_key(network: Network, precision: str) -> str:
     spec = network.spec
     facts = {
         "backbone": spec.backbone,
+        "options": spec.backbone_options,
         "freeze": spec.freeze,
         "pooling": spec.pooling if spec.freeze == "all" else "",
         "image": spec.image.model_dump(),

@@ -20,18 +20,17 @@ from multitask.errors import ArchiveError, ConfigError, RunError, TableError
 from multitask.evaluation.tasks import validation_score
 from multitask.network import hardware
 from multitask.network.heads import HEADS
-from multitask.network.losses import TaskFigure, TaskLoss
+from multitask.network.losses import TaskFigure, TaskLoss, known_shares
+from multitask.network.weights import all_layers
 from multitask.progress import Progress, Quiet
 from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
 from multitask.training.checkpoints import History, load_checkpoint, save_checkpoint
-from multitask.training.dataset import inference_batches, training_batches
+from multitask.training.dataset import distributed, training_batches
 from multitask.training.preparation import Prepared, prepare
 from multitask.training.results import score_rows, write_results
-
-# Statistics of the heads' input settle long before this many rows.
-STANDARDISE_ROWS = 2048
+from multitask.training.standardisation import standardise
 
 
 def fit(config: Config, name: str | None = None, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
@@ -93,14 +92,14 @@ def train(
     rows = prepared.rows("train")
     if fit.balance == "downsample":
         rows = downsample(prepared.spec, prepared.labels(rows), rows, fit.seed)
-    with hardware.strategy().scope():
+    strategy = hardware.strategy()
+    with strategy.scope():
         standardise(model, prepared, rows, fit.seed)
         for task in prepared.spec.tasks:
             HEADS[task.kind].settle(task, prepared.network.whole.get_layer(task.name), constants[task.name])
-        losses = {task.name: TaskLoss(task.kind, constants[task.name]) for task in prepared.spec.tasks}
         model.compile(
-            optimizer=keras.optimizers.Adam(fit.learning_rate),
-            loss=losses,
+            optimizer=_optimizer(prepared.precision, fit.learning_rate),
+            loss=_losses(prepared, rows, constants),
             loss_weights={task.name: task.loss_weight for task in prepared.spec.tasks},
             metrics={task.name: [TaskFigure(task.kind, constants[task.name])] for task in prepared.spec.tasks},
         )
@@ -109,16 +108,15 @@ def train(
             history = load_checkpoint(folder.last_checkpoint, model, model.optimizer)
             progress.say(f"going on after epoch {len(history)}")
     progress.say(f"training: {len(rows):,} rows, validation: {len(prepared.rows('validation')):,} rows")
-    keeper = _EpochKeeper(prepared, config, losses, history, folder, progress)
+    keeper = _EpochKeeper(prepared, config, constants, history, folder, progress)
     if not keeper.plan().stop and len(history) < fit.epochs:
-        shape, dtype = tuple(model.input.shape[1:]), model.input.dtype
+        shape, dtype, parts = tuple(model.input.shape[1:]), model.input.dtype, strategy.num_replicas_in_sync
         batches = training_batches(
-            prepared.gather(rows), shape, dtype, prepared.labels(rows), fit.batch_size, fit.seed, len(history)
+            prepared.gather(rows), shape, dtype, prepared.labels(rows), fit.batch_size, fit.seed, len(history), parts
         )
-        steps = math.ceil(len(rows) / fit.batch_size)
         model.fit(
-            batches,
-            steps_per_epoch=steps,
+            distributed(batches, strategy),
+            steps_per_epoch=math.ceil(len(rows) / fit.batch_size),
             initial_epoch=len(history),
             epochs=fit.epochs,
             shuffle=False,  # the batches are shuffled already
@@ -170,38 +168,52 @@ def downsample(
     return rows[np.sort(shuffled[(rank < keep) | (classes[shuffled] < 0)])]
 
 
-def standardise(model: Any, prepared: Prepared, rows: NDArray[np.int64], seed: int) -> None:
-    """Set the `standardise` layer to mean and variance of the heads' input over (at most 2048) training rows.
+def seed_dropout(model: Any, seed: int, epoch: int) -> None:
+    """Make what the layers draw in an epoch, also those of the backbone, a function of the seed and its number."""
+    for index, layer in enumerate(all_layers(model)):
+        if hasattr(layer, "seed_generator"):
+            drawn = np.random.SeedSequence([seed, epoch, index]).generate_state(2)
+            layer.seed_generator.state.assign(drawn)
 
-    Features that hardly vary among those rows are not blown up: a variance counts as at least 1 % of the mean one.
+
+def _optimizer(precision: str, learning_rate: float) -> Any:
+    """Return Adam; in float16, whose least number is 6e-8, with a loss that is scaled so that gradients do not vanish.
+
+    https://arxiv.org/abs/1710.03740, section 3.2.
     """
-    if len(rows) > STANDARDISE_ROWS:
-        rows = np.sort(np.random.default_rng(seed).choice(rows, STANDARDISE_ROWS, replace=False))
-    head_input = keras.Model(model.input, model.get_layer("head_input").output)
-    total, squares = np.zeros(1), np.zeros(1)
-    shape, dtype = tuple(model.input.shape[1:]), model.input.dtype
-    for batch in inference_batches(prepared.gather(rows), shape, dtype, len(rows), 32):
-        values = np.asarray(head_input(batch, training=False), np.float64)
-        total, squares = total + values.sum(axis=0), squares + np.square(values).sum(axis=0)
-    mean = total / len(rows)
-    variance = np.maximum(squares / len(rows) - np.square(mean), 0.0)
-    layer = model.get_layer("standardise")
-    layer.moving_mean.assign(mean.astype(np.float32))
-    floor = 0.01 * variance.mean() or 1.0
-    layer.moving_variance.assign(np.maximum(variance, floor).astype(np.float32))
+    adam = keras.optimizers.Adam(learning_rate)
+    return keras.optimizers.LossScaleOptimizer(adam) if precision == "float16" else adam
+
+
+def _losses(
+    prepared: Prepared, rows: NDArray[np.int64], constants: Mapping[str, NDArray[np.float32]]
+) -> dict[str, TaskLoss]:
+    """Return the loss of each task on these rows."""
+    labels = prepared.labels(rows)
+    return {
+        task.name: TaskLoss(task.kind, constants[task.name], known_shares(labels[task.name]))
+        for task in prepared.spec.tasks
+    }
 
 
 class _EpochKeeper(keras.callbacks.Callback):
     """Around each epoch: learning rate and dropout seeds before; validation, checkpoints and the line after."""
 
     def __init__(
-        self, prepared: Prepared, config: Config, losses: Any, history: History, folder: RunFolder, progress: Progress
+        self,
+        prepared: Prepared,
+        config: Config,
+        constants: Mapping[str, NDArray[np.float32]],
+        history: History,
+        folder: RunFolder,
+        progress: Progress,
     ) -> None:
         super().__init__()
-        self.prepared, self.config, self.losses = prepared, config, losses
+        self.prepared, self.config = prepared, config
         self.history, self.folder, self.progress = history, folder, progress
         self.rows = prepared.rows("validation")
         self.labels = prepared.labels(self.rows)
+        self.losses = _losses(prepared, self.rows, constants)
 
     def plan(self) -> Plan:
         """Return the plan after the epochs so far."""
@@ -211,10 +223,7 @@ class _EpochKeeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Make the epoch a function of the seed and its number."""
         self.model.optimizer.learning_rate = self.plan().learning_rate
-        for index, layer in enumerate(self.model.layers):
-            if hasattr(layer, "seed_generator"):
-                drawn = np.random.SeedSequence([self.config.fit.seed, epoch, index]).generate_state(2)
-                layer.seed_generator.state.assign(drawn)
+        seed_dropout(self.model, self.config.fit.seed, epoch)
         self.started = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
@@ -244,14 +253,22 @@ class _EpochKeeper(keras.callbacks.Callback):
         self.model.stop_training = plan.stop
 
     def _validate(self) -> dict[str, float]:
-        """Return losses and scores on the validation split."""
+        """Return losses and scores on the validation split; an undefined score is replaced by minus the loss."""
         logits, scores = score_rows(self.prepared, self.rows)
         found = {}
         for task in self.prepared.spec.tasks:
             losses = self.losses[task.name].call(self.labels[task.name], logits[task.name])
             found[f"{task.name}_loss"] = float(np.mean(losses))
         found["loss"] = sum(found[f"{task.name}_loss"] * task.loss_weight for task in self.prepared.spec.tasks)
-        return found | validation_score(self.prepared.spec, self.labels, scores)
+        found |= validation_score(self.prepared.spec, self.labels, scores)
+        if not math.isfinite(found["score"]):
+            if not self.history:
+                self.progress.say(
+                    "the validation score is undefined, since the validation rows lack the labels it needs: "
+                    "minus the validation loss stands for it and chooses the best epoch"
+                )
+            found["score"] = -found["loss"]
+        return found
 
 
 def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:

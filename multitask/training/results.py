@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,13 +25,14 @@ from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
 from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
+from multitask.network.weights import set_weights
 from multitask.progress import Progress
 from multitask.runs import RunFolder
 from multitask.spec import SPLIT_COLUMNS, ModelSpec
 from multitask.storage import replacing
 from multitask.style import save_plots
 from multitask.training.checkpoints import History
-from multitask.training.dataset import inference_batches
+from multitask.training.dataset import distributed, inference_batches
 from multitask.training.preparation import Prepared
 
 SCORING_BATCH = 128
@@ -40,14 +42,14 @@ Arrays = dict[str, NDArray[np.float32]]
 
 def score_rows(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[Arrays, Arrays]:
     """Return logits and scores of rows, per task float32 (rows, classes), from their stored features."""
-    model = prepared.network.trainable
-    batches = inference_batches(
-        prepared.gather(rows), tuple(model.input.shape[1:]), model.input.dtype, len(rows), SCORING_BATCH
-    )
-    logits = model.predict(batches, verbose=0)
-    given = [logits[task.name] for task in prepared.spec.tasks]
-    scores = prepared.network.scores.predict(given, batch_size=4096, verbose=0)
-    return logits, scores
+    model, strategy = prepared.network.trainable, hardware.strategy()
+    shape, dtype, parts = tuple(model.input.shape[1:]), model.input.dtype, strategy.num_replicas_in_sync
+    batches = inference_batches(prepared.gather(rows), shape, dtype, len(rows), SCORING_BATCH, parts)
+    steps = math.ceil(len(rows) / SCORING_BATCH)
+    found = model.predict(distributed(batches, strategy), steps=steps, verbose=0)
+    logits = {task.name: found[task.name][: len(rows)] for task in prepared.spec.tasks}
+    scores = prepared.network.scores([logits[task.name] for task in prepared.spec.tasks])
+    return logits, {name: np.asarray(values) for name, values in scores.items()}
 
 
 def write_results(
@@ -184,7 +186,7 @@ def _save_model(prepared: Prepared, folder: RunFolder) -> None:
     network = prepared.network
     if prepared.precision != "float32":
         network = build_network(prepared.spec, "float32", initialise=False)
-        network.whole.set_weights(prepared.network.whole.get_weights())
+        set_weights(network.whole, prepared.network.whole.get_weights())
     with replacing(folder / "model.keras") as path:
         network.whole.save(path)
     lines: list[str] = []

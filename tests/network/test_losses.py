@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from multitask.errors import TableError
 from multitask.network.heads import HEADS
-from multitask.network.losses import TaskFigure, TaskLoss
+from multitask.network.losses import TaskFigure, TaskLoss, known_shares
 from multitask.spec import Task
 
 pytestmark = pytest.mark.tensor
@@ -91,6 +91,30 @@ def test_one_missing_tag_leaves_the_gradient_of_the_other() -> None:
     assert gradient[1] < 0
 
 
+@pytest.mark.parametrize("kind", ["multiclass", "multilabel", "regression"])
+def test_a_task_weighs_the_same_whatever_is_missing(kind: str) -> None:
+    """The mean over all rows is that over the known labels: 30 % of the rows of one answer, all of another."""
+    values = logits(100, 2)
+    labels = (logits(100, 2)[::-1] > 0).astype(np.float32)
+    labels = labels[:, 0] if kind == "multiclass" else labels
+    answers = labels.reshape(100, -1).copy()
+    answers[30:, 0] = NAN
+    scale = np.array([[0.5, 0.5], [0.5, 0.5]]) if kind == "regression" else np.ones(2)
+    given = answers.reshape(labels.shape)
+    found = np.mean(TaskLoss(kind, scale, known_shares(given)).call(given, values))
+    whole = np.asarray(HEADS[kind].losses(labels, values, np.float32(scale))).reshape(100, -1)
+    expected = np.mean([whole[:30, 0].mean(), *whole[:, 1:].mean(axis=0)])
+    assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_share_of_no_label_at_all_gives_a_loss_of_nothing() -> None:
+    labels = np.full((4, 2), NAN, np.float32)
+    assert (
+        np.asarray(TaskLoss("multilabel", np.ones(2), known_shares(labels)).call(labels, logits(4, 2))).tolist()
+        == [0] * 4
+    )
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_extreme_logits_give_finite_losses(sign: int) -> None:
     values = np.full((1, 2), sign * 1e4, np.float32)
@@ -108,9 +132,9 @@ def test_accuracy_counts_known_labels_only() -> None:
 
 
 def test_losses_and_metrics_survive_their_configuration() -> None:
-    loss = TaskLoss("multilabel", [2.0, 3.0])
+    loss = TaskLoss("multilabel", [2.0, 3.0], [0.5, 1.0])
     again = keras.losses.deserialize(keras.losses.serialize(loss))
-    assert (again.kind, again.constants) == (loss.kind, loss.constants)
+    assert (again.kind, again.constants, again.shares) == (loss.kind, loss.constants, loss.shares)
     metric = keras.metrics.deserialize(keras.metrics.serialize(TaskFigure("multiclass", np.ones(3))))
     assert metric.kind == "multiclass"
 

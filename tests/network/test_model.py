@@ -10,9 +10,9 @@ import pytest
 
 from multitask.config import Config
 from multitask.errors import ConfigError
-from multitask.network.backbone import ImagenetUnreachable, build_backbone, imagenet_weights
+from multitask.network.backbone import build_backbone
 from multitask.network.model import boundaries, build_network, load_network
-from multitask.spec import BACKBONES, ModelSpec
+from multitask.spec import ModelSpec
 
 pytestmark = pytest.mark.tensor
 
@@ -48,23 +48,13 @@ def test_what_is_trained_depends_on_the_boundary_alone() -> None:
     assert not build_network(make_spec(freeze="block2_pool")).frozen.trainable_weights
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
+@pytest.mark.parametrize("name", ["vgg19", "resnet50", "mobilenetv3large", "efficientnetb0", "convnexttiny"])
 def test_every_backbone_takes_bytes_and_answers_every_task(name: str) -> None:
     network = build_network(make_spec(64, backbone=name, pooling="avg"))
     scores = network.whole(images(64, 2))
     assert scores["category"].shape == (2, 3)
     np.testing.assert_allclose(np.sum(scores["category"], axis=1), 1, atol=1e-5)
     assert np.isfinite(scores["tags"]).all()
-
-
-def test_vgg16_is_the_one_of_keras_with_its_own_scaling() -> None:
-    spec = make_spec(48, backbone="vgg16")
-    network = build_network(spec)
-    reference = keras.applications.VGG16(include_top=False, weights=None, input_shape=(48, 48, 3))
-    reference.set_weights(network.frozen.get_weights())
-    scaled = keras.applications.vgg16.preprocess_input(images(48).astype(np.float32))
-    expected = reference(scaled).numpy().reshape(3, -1)
-    np.testing.assert_allclose(network.frozen(images(48)), expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(("name", "boundary"), [("vgg16", "block4_pool"), ("resnet50", "conv4_block6_out")])
@@ -120,13 +110,11 @@ def test_batch_statistics_are_learned_from_scratch() -> None:
     assert all(layer.trainable for layer in norms)
 
 
-def test_random_weights_are_the_same_in_every_run_and_he_scaled() -> None:
-    first, second = (build_network(make_spec(48, backbone="vgg16")) for _ in range(2))
-    assert first.frozen_digest() == second.frozen_digest()
-    kernel = first.frozen.get_layer("block5_conv2").kernel.numpy()
+def test_random_weights_of_vgg16_keep_the_scale_of_the_images() -> None:
+    network = build_network(make_spec(48, backbone="vgg16"))
+    kernel = network.frozen.get_layer("block5_conv2").kernel.numpy()
     assert kernel.std() == pytest.approx(np.sqrt(2 / (9 * 512)), rel=0.05)
-    features = np.asarray(first.frozen(images(48)))
-    assert 1 < features.std() < 1e4
+    assert 1 < np.asarray(network.frozen(images(48))).std() < 1e4
 
 
 def test_a_model_saved_in_float32_answers_nearly_the_same_in_bfloat16(tmp_path: Path) -> None:
@@ -138,13 +126,6 @@ def test_a_model_saved_in_float32_answers_nearly_the_same_in_bfloat16(tmp_path: 
     np.testing.assert_allclose(fast.whole(images())["category"], network.whole(images())["category"], atol=0.02)
     assert str(fast.frozen.output.dtype) == "bfloat16"
     assert str(fast.whole(images())["category"].dtype).endswith("float32'>")
-
-
-def test_the_saved_model_opens_in_plain_keras(tmp_path: Path) -> None:
-    network = build_network(make_spec())
-    network.whole.save(tmp_path / "model.keras")
-    opened = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(opened(images())["tags"], network.whole(images())["tags"])
 
 
 @pytest.mark.parametrize("name", ["plain.keras", "plain.h5", "plain.weights.h5"])
@@ -179,20 +160,6 @@ def test_a_missing_or_broken_weights_file_is_refused(tmp_path: Path, content: by
         (tmp_path / "w.h5").write_bytes(content)
     with pytest.raises(ConfigError, match=r"w\.h5"):
         build_network(make_spec(weights=str(tmp_path / "w.h5")))
-
-
-def test_imagenet_out_of_reach_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise Exception("URL fetch failure on https://...: None -- [Errno -2] Name or service not known")
-
-    monkeypatch.setattr(keras.applications, "VGG16", refuse)
-    with pytest.raises(ImagenetUnreachable, match="--weights random"):
-        imagenet_weights("vgg16")
-
-
-def test_a_backbone_without_imagenet_weights_says_so() -> None:
-    with pytest.raises(ConfigError, match='weights = "random"'):
-        build_network(make_spec(weights="imagenet"))
 
 
 def test_images_too_small_for_a_backbone_are_refused() -> None:

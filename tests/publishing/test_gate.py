@@ -80,7 +80,8 @@ def test_a_model_worse_than_the_published_one_is_refused(
     from multitask.publishing.exporting import export_run
     from multitask.training.fitting import fit
 
-    good = fit(make_config(freeze="none", image_size=(48, 48), epochs=40), "good", root=tmp_path)
+    config = make_config(freeze="none", image_size=(48, 48), epochs=40, precision="float32")
+    good = fit(config, "good", root=tmp_path)
     publish_run(good, folder, OPEN)
     shutil.copytree(good.folder.directory, tmp_path / "worse")
     worse = Run(RunFolder(tmp_path / "worse"), good.config, good.spec)

@@ -93,6 +93,8 @@ def test_the_key_covers_everything_that_features_depend_on(tmp_path: Path) -> No
         make_network(pooling="avg"),
         make_network(image_size=(16, 24)),
         make_network(resize="pad"),
+        make_network(backbone="mobilenet", image_size=(32, 32), backbone_options={"alpha": 0.25}, freeze="conv1_relu"),
+        make_network(backbone="mobilenet", image_size=(32, 32), backbone_options={"alpha": 0.5}, freeze="conv1_relu"),
     ]
     base.whole.save(tmp_path / "w.keras")
     changed = make_network()

@@ -26,7 +26,7 @@ from multitask.network import hardware, processor
 from multitask.progress import Quiet
 from multitask.runs import Run, RunFolder, find_run, open_run
 from multitask.spec import ModelSpec, Task
-from multitask.training.fitting import Plan, downsample, fit, plan_next_epoch, resume
+from multitask.training.fitting import Plan, downsample, fit, plan_next_epoch, resume, seed_dropout
 from tests.conftest import photo, write_table, write_zip
 
 pytestmark = pytest.mark.tensor
@@ -194,7 +194,14 @@ def test_bfloat16_is_recorded_and_the_saved_model_is_float32(
     assert keras.saving.load_model(run.folder / "model.keras").get_layer("frozen").output.dtype == "float32"
 
 
-def test_two_devices_train_under_a_mirrored_strategy(make_config: Callable[..., Config], tmp_path: Path) -> None:
+def test_two_devices_train_as_one_does_whatever_the_batch_size(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Batches of 33 rows, and what remains for the last one, cannot be halved."""
+    config = make_config(
+        epochs=2, batch_size=33, dropout=0.0, freeze="block2_pool", precision="float32", features=str(tmp_path / "f1")
+    )
+    fit(config, "one", root=tmp_path / "runs")
     script = f"""
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
@@ -208,10 +215,87 @@ hardware.strategy = lambda: mirrored
 run = training.fit(load_config("{tmp_path}/c.toml"), "two", root=Path("{tmp_path}/runs"))
 print(run.folder.read_json("metrics.json")["category"]["rows"])
 """
-    make_config(epochs=2).save(tmp_path / "c.toml")
+    data = config.data.model_copy(update={"features": str(tmp_path / "f2")})
+    config.model_copy(update={"data": data}).save(tmp_path / "c.toml")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 5
+    first, second = (history_of(RunFolder(tmp_path / "runs" / name)) for name in ("one", "two"))
+    np.testing.assert_allclose(second, first, rtol=0.01)
+
+
+def test_batch_normalisation_learns_from_scratch(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    small = {"backbone": "mobilenet", "backbone_options": {"alpha": 0.25}, "pooling": "avg"}
+    run = fit(make_config(**small, freeze="none", epochs=3, precision="float32"), root=tmp_path)
+    losses = pd.read_csv(run.folder / "history.csv")["loss"]
+    assert losses.iloc[0] < 6
+    assert losses.iloc[-1] < losses.iloc[0]
+
+
+@pytest.mark.parametrize(("factor", "words"), [(0.0, "are the same for all of"), (1e30, "are not finite")])
+def test_features_that_tell_nothing_are_refused(
+    make_config: Callable[..., Config], tmp_path: Path, factor: float, words: str
+) -> None:
+    from multitask.network.model import build_network
+
+    spec = make_config().model_spec({"category": ("a", "b"), "tags": PATTERNS})
+    network = build_network(spec)
+    network.frozen.set_weights([value * factor for value in network.frozen.get_weights()])
+    network.whole.save(tmp_path / "w.keras")
+    with pytest.raises(ConfigError, match=words):
+        fit(make_config(weights=str(tmp_path / "w.keras"), features=str(tmp_path / "f")), "run", root=tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_float16_scales_its_loss_and_goes_on_from_a_checkpoint(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = make_config(precision="float16", freeze="none", epochs=2)
+    straight = fit(config, "straight", root=tmp_path)
+    with np.load(straight.folder.last_checkpoint) as arrays:
+        scales = [float(arrays[name]) for name in arrays.files if "optimizer" in name and arrays[name].shape == ()]
+    # It begins at 2**15 and is halved where a gradient overflows.
+    assert any(scale >= 16 and np.log2(scale).is_integer() for scale in scales)
+    first = fit(config.model_copy(update={"fit": config.fit.model_copy(update={"epochs": 1})}), "cut", root=tmp_path)
+    (first.folder / "metrics.json").unlink()
+    config.save(first.folder.config_file)
+    resumed = resume("cut", root=tmp_path)
+    assert history_of(resumed.folder).equals(history_of(straight.folder))
+
+
+def test_dropout_inside_the_backbone_is_drawn_from_seed_and_epoch() -> None:
+    from multitask.network.model import build_network
+
+    model = {"backbone": "efficientnetb0", "weights": "random", "freeze": "none", "image_size": (32, 32)}
+    spec = Config(model={**model, "pooling": "avg"}).model_spec({"category": ("a", "b"), "tags": PATTERNS})
+    trainable = build_network(spec).trainable
+    inner = keras.Model(trainable.input, trainable.get_layer("head_input").output)
+    images = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+
+    def features(seed: int, epoch: int) -> np.ndarray:
+        seed_dropout(trainable, seed, epoch)
+        return np.asarray(inner(images, training=True))
+
+    first = features(3, 5)
+    np.testing.assert_array_equal(features(3, 5), first)
+    assert not np.array_equal(features(3, 6), first)
+    assert not np.array_equal(features(4, 5), first)
+
+
+def test_an_undefined_score_is_said_and_the_loss_chooses_the_epoch(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    table = pd.read_parquet(make_config().data.labels)
+    table["part"] = np.where(table["floral"] == 1, "train", np.resize(["train", "validation", "test"], len(table)))
+    table.to_parquet(tmp_path / "t.parquet")
+    config = make_config(labels=str(tmp_path / "t.parquet"), split_column="part", epochs=4, learning_rate=3e-2)
+    tasks = {"tags": {"kind": "multilabel", "columns": ("floral",)}}
+    heard = Heard()
+    run = fit(Config(data=config.data, model=config.model, fit=config.fit, tasks=tasks), "run", heard, tmp_path)
+    assert sum("the validation score is undefined" in line for line in heard.lines) == 1
+    history = pd.read_csv(run.folder / "history.csv")
+    best = run.folder.read_json("manifest.json")["best_epoch"]
+    assert best == history.loc[history["val_loss"].idxmin(), "epoch"]
 
 
 def _start(config: Config, name: str, root: Path) -> subprocess.Popen[str]:
@@ -395,7 +479,7 @@ def test_what_was_derived_is_said(make_config: Callable[..., Config], tmp_path: 
     fit(make_config(epochs=1), None, heard, tmp_path)
     text = "\n".join(heard.lines)
     for expected in (
-        "precision" if False else hardware.fastest_precision(),
+        hardware.fastest_precision(),
         "reused",
         "quarantine: 5 of",
         "weights of tags",
@@ -430,8 +514,18 @@ def test_tasks_may_be_many_or_one(tmp_path: Path, make_config: Callable[..., Con
     assert run.spec.task("season").settled_thresholds() == (0.3,)
 
 
-def test_fastest_precision_is_one_this_machine_runs() -> None:
+def test_fastest_precision_is_one_this_machine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MULTITASK_PRECISION", raising=False)
     precision = hardware.fastest_precision()
     if not tf.config.list_physical_devices("GPU"):
         assert precision == ("bfloat16" if processor.has_bfloat16_units() else "float32")
     assert hardware.describe()["machine"] == os.uname().machine
+
+
+def test_the_precision_of_a_whole_session_is_set_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for precision in ("float32", "bfloat16", "float16"):
+        monkeypatch.setenv("MULTITASK_PRECISION", precision)
+        assert hardware.fastest_precision() == precision
+    monkeypatch.setenv("MULTITASK_PRECISION", "half")
+    with pytest.raises(ConfigError, match=r"MULTITASK_PRECISION.*expected float32, bfloat16, float16"):
+        hardware.fastest_precision()
