@@ -9,7 +9,7 @@ from pathlib import Path
 from multitask import cli
 from multitask.config import load_config
 from multitask.progress import Lines
-from multitask.serving.model_folder import MODELS, NAME, ModelFolder
+from multitask.serving.model_folder import CONFIG_SECONDS, MODELS, NAME, ModelFolder
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,8 @@ class Arguments:
     """Run to publish; it is exported first if that is not done."""
     rollback: bool = False
     """Withdraw the newest version instead, so that the one before it answers again."""
+    replace_tasks: bool = False
+    """Let a model with other tasks or classes take the place of the published one."""
     config: Path | None = None
     """TOML file whose [gate] counts instead of that of the run."""
     models: Path = MODELS
@@ -33,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse(Arguments, "multitask.publish", __doc__, argv)
     folder = ModelFolder(arguments.models / arguments.name)
     if arguments.rollback:
+        print(f"the labels move first; the version goes {CONFIG_SECONDS:g} s later, when TF-Serving has seen that")
         withdrawn, now = folder.roll_back()
         print(f"{arguments.name}: version {withdrawn} is withdrawn, version {now} answers")
         return 0
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.load_tensorflow()
     from multitask.publishing.gate import publish_run
 
-    version, checks = publish_run(run, folder, gate, Lines())
+    version, checks = publish_run(run, folder, gate, Lines(), replace_tasks=arguments.replace_tasks)
     cli.print_table("Gate", ["check", "required", "found", ""], [check.row() for check in checks])
     print(f"published: {folder.path(version)}\nnext:\n  python -m multitask.serve --models {arguments.models}")
     print("  make serve-docker")

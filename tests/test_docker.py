@@ -133,15 +133,14 @@ def test_the_models_config_that_publishing_writes_is_one(tmp_path: Path) -> None
     source.mkdir()
     folder = ModelFolder(tmp_path / "models/multitask")
     for _ in range(3):
-        folder.add(source)
-        folder.record("publish")
+        folder.add(source, {})
     config = model_server_config_pb2.ModelServerConfig()
     text_format.Parse((tmp_path / "models/models.config").read_text(), config)
     [model] = config.model_config_list.config
     assert (model.name, model.base_path) == ("multitask", "/models/multitask")
     assert dict(model.version_labels) == {"stable": 3, "previous": 2}
-    assert model.model_version_policy.latest.num_versions == 2
-    folder.roll_back()
+    assert model.model_version_policy.latest.num_versions == 3
+    folder.roll_back(0)
     after = text_format.Parse(
         (tmp_path / "models/models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from multitask.errors import ModelFailed, PredictionError
 from multitask.prediction.protocol import Scores
 from multitask.progress import muted_stderr
-from multitask.serving.signatures import DTYPES, NUMPY, TensorInfo, read_signatures
+from multitask.serving.signatures import DTYPES, NUMPY, Signature, TensorInfo, read_signatures
 from multitask.spec import ModelSpec
 
 SPEC_FILE = "assets.extra/spec.json"
@@ -126,21 +126,34 @@ class NativeModel:
             Arrays by output name; strings as object arrays of bytes.
 
         Raises:
-            ModelFailed: the runtime refused the inputs, or failed.
+            ModelFailed: the signature or an input is not there, an input is not what the signature declares, or the
+                runtime failed. What the runtime would not survive never reaches it.
         """
-        tf, called = _library(), self.signatures[signature]
+        tf, called = _library(), self._called(signature, inputs)
         names = list(called.outputs)
         feeds = (_Output * len(called.inputs))(*(self._find(called.inputs[name]) for name in called.inputs))
         fetches = (_Output * len(names))(*(self._find(called.outputs[name]) for name in names))
         results = (c_void_p * len(names))()
         with contextlib.ExitStack() as stack:
-            given = [stack.enter_context(_tensor(inputs[name], info.dtype)) for name, info in called.inputs.items()]
+            given = [stack.enter_context(_tensor(called, name, inputs[name])) for name in called.inputs]
             values = (c_void_p * len(given))(*given)
+            if not self._session:
+                raise ModelFailed("the model is closed", code="FAILED_PRECONDITION")
             with _status() as status:
                 tf.TF_SessionRun(
                     self._session, None, feeds, values, len(given), fetches, results, len(names), None, 0, None, status
                 )
         return {name: _array(result) for name, result in zip(names, results, strict=True)}
+
+    def _called(self, name: str, inputs: Mapping[str, Any]) -> Signature:
+        """Return a signature that can be called with these inputs."""
+        if name not in self.signatures:
+            raise ModelFailed(f'no signature "{name}"; there are {", ".join(self.signatures)}', code="NOT_FOUND")
+        called = self.signatures[name]
+        missing = [wanted for wanted in called.inputs if wanted not in inputs]
+        if missing:
+            raise ModelFailed(f"missing input: {', '.join(missing)}", code="INVALID_ARGUMENT")
+        return called
 
     def _find(self, info: TensorInfo) -> _Output:
         name, _, index = info.name.partition(":")
@@ -164,6 +177,8 @@ class NativePredictor:
 def _library() -> Any:
     """Load TensorFlow's C++ library and declare what we call."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    # TensorFlow's own allocator keeps for ever what one large picture once took.
+    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     package = importlib.util.find_spec("tensorflow")
     found = sorted(Path(package.origin).parent.glob("libtensorflow_cc*.2*")) if package and package.origin else []
     if not found:
@@ -217,11 +232,11 @@ def _load(directory: Path, bfloat16: bool) -> tuple[Any, Any, bytes]:
 
 
 @contextlib.contextmanager
-def _tensor(value: Any, dtype: str) -> Iterator[Any]:
+def _tensor(called: Signature, name: str, value: Any) -> Iterator[Any]:
     """Yield a TF_Tensor with a copy of the value."""
-    tf = _library()
+    tf, dtype = _library(), called.inputs[name].dtype
     is_text = dtype == "DT_STRING"
-    array = _texts(value) if is_text else np.ascontiguousarray(value, NUMPY[dtype])
+    array = _checked(called, name, value)
     size = _STRING_BYTES * array.size if is_text else array.nbytes
     shape = (c_int64 * array.ndim)(*array.shape)
     tensor = tf.TF_AllocateTensor(_NUMBERS[dtype], shape, array.ndim, size)
@@ -240,12 +255,33 @@ def _tensor(value: Any, dtype: str) -> Iterator[Any]:
         tf.TF_DeleteTensor(tensor)
 
 
+def _checked(called: Signature, name: str, value: Any) -> NDArray[Any]:
+    """Return an input as an array of the declared type and shape; strings as objects that are bytes."""
+    info = called.inputs[name]
+    try:
+        array = _texts(value) if info.dtype == "DT_STRING" else np.array(value, NUMPY[info.dtype], order="C")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        received = f"{type(value).__name__} ({error})"
+    else:
+        is_text = info.dtype == "DT_STRING"
+        wrong = {type(item).__name__ for item in array.ravel() if not isinstance(item, bytes)} if is_text else ()
+        received = f"{' and '.join(sorted(wrong))} instead of bytes" if wrong else ""
+        received = received or ("" if called.takes(name, array) else f"shape {list(array.shape)}")
+    if received:
+        expected = f"{info.dtype} of shape {list(info.shape) if info.shape is not None else 'any'}"
+        raise ModelFailed(f"input {name}: expected {expected}, received {received}", code="INVALID_ARGUMENT")
+    return array
+
+
 def _texts(value: Any) -> NDArray[Any]:
     """Return an object array of bytes; numpy's own conversion would cut zero bytes at the end of each."""
     if isinstance(value, np.ndarray):
-        return value
+        return value.astype(object) if value.dtype.kind == "S" else value
+    if isinstance(value, str | bytes):
+        raise TypeError("expected a sequence of bytes")
     array = np.empty(len(value), object)
-    array[:] = value
+    for row, text in enumerate(value):
+        array[row] = text
     return array
 
 
