@@ -56,7 +56,10 @@ def test_a_run_becomes_the_next_version_with_its_figures_on_record(
 @pytest.mark.parametrize(
     ("gate", "words"),
     [
-        (GateConfig(floors={"category.accuracy": 1.1}, beats_baseline=False), r"category\.accuracy is 0\.\d+, required at least 1\.1"),
+        (
+            GateConfig(floors={"category.accuracy": 1.1}, beats_baseline=False),
+            r"category\.accuracy is 0\.\d+, required at least 1\.1",
+        ),
         (GateConfig(max_size_mb=0.001, beats_baseline=False), "size is .* MB, required at most 0.001 MB"),
         (GateConfig(max_latency_ms=0.001, beats_baseline=False), "latency of one photo is .* ms"),
         (GateConfig(floors={"category.acuracy": 0.1}, beats_baseline=False), 'Did you mean "category.accuracy"'),
@@ -154,3 +157,58 @@ def test_a_difference_counts_only_beyond_chance() -> None:
     assert not compare_task((task, task), labels, (right, flipped), labels).is_worse
     assert not compare_task((task, task), labels, (right, right), labels).is_worse
     assert not compare_task((task, task), labels, (slightly, right), labels).is_worse
+
+
+def test_other_tasks_or_classes_take_the_place_only_when_told(
+    trained: Run, exported: Path, folder: ModelFolder, tmp_path: Path
+) -> None:
+    """The published version is the same network that calls two classes otherwise, and has a task less."""
+    other = tmp_path / "other"
+    shutil.copytree(exported, other)
+    category, tags = trained.spec.tasks
+    classes = ("BLOUSES", "COATS", *category.classes[2:])
+    renamed = trained.spec.model_copy(update={"tasks": (category.model_copy(update={"classes": classes}), tags)})
+    renamed.save(other / "assets.extra/spec.json")
+    folder.add(other)
+    with pytest.raises(GateError, match="tasks against version 1 is category without COATS and with CASUAL_DRESSES"):
+        publish_run(trained, folder, OPEN)
+    assert folder.versions() == [1]
+    version, checks = publish_run(trained, folder, OPEN, replace_tasks=True)
+    assert version == 2
+    [line] = [check for check in checks if check.name == "tasks against version 1"]
+    assert (line.passed, "COATS" in line.found) == (True, True)
+
+
+def test_a_head_that_beats_nothing_is_refused(
+    make_config: Callable[..., Config], folder: ModelFolder, tmp_path: Path
+) -> None:
+    from multitask.network.model import load_network
+    from multitask.training.fitting import fit
+
+    run = fit(make_config(epochs=1), "blind", root=tmp_path)
+    network = load_network(run.folder / "model.keras", run.spec)
+    for name in ("category_logits", "tags_logits"):
+        layer = network.trainable.get_layer(name)
+        layer.kernel.assign(np.zeros(layer.kernel.shape))
+    network.whole.save(run.folder / "model.keras")
+    with pytest.raises(GateError, match=r"balanced_accuracy against its baseline is 0\.200, required above 0\.200"):
+        publish_run(run, folder)
+    assert not folder.versions()
+
+
+def test_the_spec_is_part_of_what_is_proven(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
+    before = digest(tmp_path / "copy")
+    assert before == digest(exported)
+    path = tmp_path / "copy/assets.extra/spec.json"
+    path.write_text(path.read_text().replace("TANK_TOPS", "BLOUSES_"))
+    assert digest(tmp_path / "copy") != before
+
+
+def test_litter_of_killed_exports_is_swept(trained: Run, tmp_path: Path) -> None:
+    from multitask.publishing.exporting import export_run
+
+    shutil.copytree(trained.folder.directory, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    (tmp_path / "run/.export-killed/export").mkdir(parents=True)
+    export_run(Run(RunFolder(tmp_path / "run"), trained.config, trained.spec))
+    assert not (tmp_path / "run/.export-killed").exists()
