@@ -127,6 +127,8 @@ class Address:
             raise WireError("")
         label = None if found["label"] is None else unquote(found["label"])
         name, number = unquote(found["name"]), None if version is None else int(version)
+        if name in (".", ".."):
+            raise WireError(f"Malformed request: {method} {target}")
         is_predict = found is predict
         return cls(name, number, label, found["verb"] if is_predict else "", not is_predict and bool(found["metadata"]))
 

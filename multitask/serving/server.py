@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.resources import files as package_files
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
@@ -94,13 +95,8 @@ def serve_app(app: FastAPI, listening: socket.socket, ready: Callable[[], None])
             await super().startup(sockets)
             ready()
 
-    config = uvicorn.Config(
-        app,
-        http=_Connection,
-        log_level="error",
-        access_log=False,
-        timeout_graceful_shutdown=GRACE_SECONDS,
-    )
+    settings: Any = {"http": _Connection, "log_level": "error", "access_log": False}
+    config = uvicorn.Config(app, timeout_graceful_shutdown=GRACE_SECONDS, **settings)
     Server(config).run(sockets=[listening])
 
 
@@ -108,6 +104,11 @@ class _Connection(H11Protocol):
     """A connection that ends when its client stalls: before a request is whole, or while its answer is sent."""
 
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        read = self.conn.next_event
+        vars(self.conn)["next_event"] = lambda: _whole_target(read())
 
     def connection_made(self, transport: Any) -> None:
         transport.max_size = READ_BYTES
@@ -164,6 +165,14 @@ class _Connection(H11Protocol):
             self.loop.call_later(CONNECTION_SECONDS, self._expect_progress, left)
 
 
+def _whole_target(event: Any) -> Any:
+    """Keep a question mark that no query follows: TF-Serving's addresses end before one, and ASGI drops it."""
+    if isinstance(event, h11.Request) and event.target.startswith(b"/v1/") and event.target.endswith(b"?"):
+        target = event.target[:-1] + b"%3F"
+        return h11.Request(method=event.method, target=target, headers=event.headers, http_version=event.http_version)
+    return event
+
+
 def _add_operations(app: FastAPI, engine: Engine, telemetry: Telemetry) -> None:
     page = (package_files("multitask.serving") / "page.html").read_text(encoding="utf-8")
 
@@ -194,7 +203,7 @@ def _add_models(app: FastAPI, engine: Engine) -> None:
             is_web = request.headers.get("origin", "").startswith(("http://", "https://"))
             return Response(status_code=200 if is_web else 400, media_type="text/html")
         target = request.scope["raw_path"].decode("latin-1")
-        if request.url.query:
+        if request.scope["query_string"]:
             target += "?" + request.scope["query_string"].decode("latin-1")
         asked = Asked(request.method, target, request.headers, lambda: _read(request), _client(request))
         found = await engine.answer(asked)
