@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
@@ -137,8 +138,6 @@ class NativeModel:
         with contextlib.ExitStack() as stack:
             given = [stack.enter_context(_tensor(called, name, inputs[name])) for name in called.inputs]
             values = (c_void_p * len(given))(*given)
-            if not self._session:
-                raise ModelFailed("the model is closed", code="FAILED_PRECONDITION")
             with _status() as status:
                 tf.TF_SessionRun(
                     self._session, None, feeds, values, len(given), fetches, results, len(names), None, 0, None, status
@@ -147,13 +146,14 @@ class NativeModel:
 
     def _called(self, name: str, inputs: Mapping[str, Any]) -> Signature:
         """Return a signature that can be called with these inputs."""
+        if not self._session:
+            raise ModelFailed("the model is closed", code="FAILED_PRECONDITION")
         if name not in self.signatures:
             raise ModelFailed(f'no signature "{name}"; there are {", ".join(self.signatures)}', code="NOT_FOUND")
-        called = self.signatures[name]
-        missing = [wanted for wanted in called.inputs if wanted not in inputs]
+        missing = [wanted for wanted in self.signatures[name].inputs if wanted not in inputs]
         if missing:
             raise ModelFailed(f"missing input: {', '.join(missing)}", code="INVALID_ARGUMENT")
-        return called
+        return self.signatures[name]
 
     def _find(self, info: TensorInfo) -> _Output:
         name, _, index = info.name.partition(":")
@@ -177,8 +177,9 @@ class NativePredictor:
 def _library() -> Any:
     """Load TensorFlow's C++ library and declare what we call."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # TensorFlow's own allocator keeps for ever what one large picture once took.
-    os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
+    if "tensorflow" not in sys.modules:
+        # Its own allocator keeps for ever what one large picture took; to be said before anything is allocated.
+        os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     package = importlib.util.find_spec("tensorflow")
     found = sorted(Path(package.origin).parent.glob("libtensorflow_cc*.2*")) if package and package.origin else []
     if not found:
@@ -263,10 +264,10 @@ def _checked(called: Signature, name: str, value: Any) -> NDArray[Any]:
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         received = f"{type(value).__name__} ({error})"
     else:
-        is_text = info.dtype == "DT_STRING"
-        wrong = {type(item).__name__ for item in array.ravel() if not isinstance(item, bytes)} if is_text else ()
-        received = f"{' and '.join(sorted(wrong))} instead of bytes" if wrong else ""
-        received = received or ("" if called.takes(name, array) else f"shape {list(array.shape)}")
+        texts = array.ravel() if info.dtype == "DT_STRING" else ()
+        wrong = {type(item).__name__ for item in texts if not isinstance(item, bytes)}
+        shape = "" if called.takes(name, array) else f"shape {list(array.shape)}"
+        received = f"{' and '.join(sorted(wrong))} instead of bytes" if wrong else shape
     if received:
         expected = f"{info.dtype} of shape {list(info.shape) if info.shape is not None else 'any'}"
         raise ModelFailed(f"input {name}: expected {expected}, received {received}", code="INVALID_ARGUMENT")
@@ -279,10 +280,7 @@ def _texts(value: Any) -> NDArray[Any]:
         return value.astype(object) if value.dtype.kind == "S" else value
     if isinstance(value, str | bytes):
         raise TypeError("expected a sequence of bytes")
-    array = np.empty(len(value), object)
-    for row, text in enumerate(value):
-        array[row] = text
-    return array
+    return np.fromiter(value, object, len(value))
 
 
 def _array(tensor: Any) -> NDArray[Any]:
