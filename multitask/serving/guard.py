@@ -186,7 +186,7 @@ class _Body:
         self.refusal: Refusal | None = None
         self.is_arriving = True
         self._ended, self._gone = asyncio.Event(), asyncio.Event()
-        self._deadline, self._recent = self.started + BODY_SECONDS, 0
+        self._waited, self._recent = 0.0, 0
         self._reading: asyncio.Future[Message] | None = None
 
     async def receive(self) -> Message:
@@ -195,8 +195,10 @@ class _Body:
             await self._gone.wait()
             return {"type": "http.disconnect"}
         self._reading = asyncio.ensure_future(self._receive())
-        # The application may have been busy in between; what has come meanwhile is there at once.
-        done, _ = await asyncio.wait({self._reading}, timeout=max(self._deadline - time.monotonic(), 1.0))
+        since = time.monotonic()
+        done, _ = await asyncio.wait({self._reading}, timeout=max(BODY_SECONDS - self._waited, 0.01))
+        # Only waiting counts: the application may have been busy with what came before.
+        self._waited += time.monotonic() - since
         if not done or self._reading.cancelled():
             self._reading.cancel()
             self._refuse((408, f"the body comes too slowly: less than {BODY_BYTES} bytes in {BODY_SECONDS:g} s"))
@@ -207,7 +209,7 @@ class _Body:
             self._refuse(refused)
         self._recent += count
         if self._recent >= BODY_BYTES:
-            self._deadline, self._recent = time.monotonic() + BODY_SECONDS, 0
+            self._waited, self._recent = 0.0, 0
         if message["type"] == "http.disconnect" or not message.get("more_body", False):
             self.is_arriving = False
             self._ended.set()
