@@ -148,6 +148,8 @@ class GateConfig(Frozen):
     metrics.json."""
     not_worse: bool = True
     """Refuse a model that is worse than the published one, beyond the 95% interval, on the same test rows."""
+    beats_baseline: bool = True
+    """Refuse a model with a task that it answers no better than one that never looks at the image."""
     max_size_mb: PositiveFloat = 2000.0
     """Largest SavedModel in megabytes."""
     max_latency_ms: PositiveFloat = 5000.0

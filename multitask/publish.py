@@ -10,7 +10,7 @@ from multitask import cli
 from multitask.config import load_config
 from multitask.errors import command
 from multitask.progress import Lines
-from multitask.serving.model_folder import MODELS, NAME, ModelFolder
+from multitask.serving.model_folder import CONFIG_SECONDS, MODELS, NAME, ModelFolder
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,8 @@ class Arguments:
     """Run to publish; it is exported first if that is not done."""
     rollback: bool = False
     """Withdraw the newest version instead, so that the one before it answers again."""
+    replace_tasks: bool = False
+    """Let a model with other tasks or classes take the place of the published one."""
     config: Path | None = None
     """TOML file whose [gate] counts instead of that of the run."""
     models: Path = MODELS
@@ -34,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse(Arguments, "multitask.publish", __doc__, argv)
     folder = ModelFolder(arguments.models / arguments.name)
     if arguments.rollback:
+        print(f"the labels move first; the version goes {CONFIG_SECONDS:g} s later, when TF-Serving has seen that")
         withdrawn, now = folder.roll_back()
         print(f"{arguments.name}: version {withdrawn} is withdrawn, version {now} answers")
         return 0
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cli.load_tensorflow()
     from multitask.publishing.gate import publish_run
 
-    version, checks = publish_run(run, folder, gate, Lines())
+    version, checks = publish_run(run, folder, gate, Lines(), replace_tasks=arguments.replace_tasks)
     cli.print_table("Gate", ["check", "required", "found", ""], [check.row() for check in checks])
     print(f"published: {folder.path(version)}")
     cli.print_next(command("serve", "--models", arguments.models), "make serve-docker")

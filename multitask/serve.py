@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import tyro
 
 from multitask import cli
-from multitask.errors import PredictionError, command
+from multitask.errors import ConfigError, PredictionError, command
 from multitask.progress import Lines
 from multitask.serving.model_folder import MODELS
 
@@ -31,6 +32,8 @@ class Arguments:
     """Answer with the model server at this address, e.g. http://localhost:8501, instead of loading models."""
     model: str = "multitask"
     """Name of the model behind --backend."""
+    hosts: tuple[str, ...] = ()
+    """Further names under which browsers may reach this server, e.g. that of a proxy in front of it."""
     token: Annotated[str, tyro.conf.arg(help_behavior_hint="(default: $MULTITASK_TOKEN)")] = ""
     """Bearer token that clients must send."""
     max_body_mb: int = 64
@@ -44,14 +47,19 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted."""
     arguments = cli.parse(Arguments, "multitask.serve", __doc__, argv)
-    from multitask.serving.rest import BackendEngine, LocalEngine
+    _check(arguments)
+    from multitask.serving.backend import BackendEngine
+    from multitask.serving.guard import Hosts
+    from multitask.serving.rest import LocalEngine
     from multitask.serving.servables import Servables, agrees_in_bfloat16
     from multitask.serving.server import make_app, serve_app
     from multitask.serving.telemetry import Telemetry
 
     progress, telemetry = Lines(), Telemetry()
     listening = _listen(arguments.host, arguments.port)
-    address = "http://{}:{}".format(*listening.getsockname()[:2])
+    host, port = listening.getsockname()[:2]
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    token = arguments.token or os.environ.get("MULTITASK_TOKEN", "")
 
     def choose_bfloat16(directory: Path) -> bool:
         return arguments.precision == "bfloat16" or (arguments.precision == "auto" and agrees_in_bfloat16(directory))
@@ -67,19 +75,55 @@ def main(argv: Sequence[str] | None = None) -> int:
     app = make_app(
         local if is_local else BackendEngine(arguments.backend, arguments.model, arguments.timeout),
         telemetry,
-        token=arguments.token or os.environ.get("MULTITASK_TOKEN", ""),
+        token=token,
+        hosts=Hosts(arguments.host, arguments.hosts),
         max_body_bytes=arguments.max_body_mb << 20,
         start=servables.start if is_local else lambda: None,
         stop=servables.stop if is_local else lambda: None,
     )
 
     def ready() -> None:
+        for line in _warnings(arguments.host, token):
+            progress.say(line)
         if is_local and not servables.names():
             progress.say(f"no model in {arguments.models} yet; publish one: {command('publish')}")
         progress.say(f"serving on {address}")
 
     serve_app(app, listening, ready)
     return 0
+
+
+def _check(arguments: Arguments) -> None:
+    """Refuse settings that cannot be meant.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    for flag, value, is_right, expected in (
+        ("--port", arguments.port, 0 <= arguments.port <= 65535, "0 to 65535"),
+        ("--max-body-mb", arguments.max_body_mb, 1 <= arguments.max_body_mb <= 1024, "1 to 1024"),
+        ("--timeout", arguments.timeout, 0 < arguments.timeout < float("inf"), "seconds, more than 0"),
+        ("--backend", arguments.backend, _is_address(arguments.backend or "http://none"), "http://HOST:PORT"),
+    ):
+        if not is_right:
+            raise ConfigError("wrong value", where=flag, expected=expected, received=str(value))
+
+
+def _is_address(url: str) -> bool:
+    """Return whether this is the address of a server."""
+    try:
+        found = urlsplit(url)
+        return found.scheme in ("http", "https") and bool(found.hostname) and found.port != 0
+    except ValueError:
+        return False
+
+
+def _warnings(host: str, token: str) -> list[str]:
+    """Say what listening beyond this machine means."""
+    if host in ("127.0.0.1", "::1", "localhost"):
+        return []
+    said = [] if token else [f"listening on {host} without a token: whoever reaches this port can use it (--token)"]
+    return [*said, "the connection is not encrypted: photos and token can be read on the way; put TLS in front of it"]
 
 
 def _listen(host: str, port: int) -> socket.socket:

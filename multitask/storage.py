@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+
+from multitask.errors import RunError
 
 
 @contextlib.contextmanager
@@ -38,3 +42,36 @@ def replace_directory(source: Path, target: Path) -> None:
         os.rename(target, old)
     os.rename(source, target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: Path, patience_s: float = 60.0) -> Iterator[None]:
+    """Hold a lock file while the block runs; the lock of a process that was killed is free again.
+
+    Raises:
+        RunError: somebody else holds it for longer than our patience.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    end = time.monotonic() + patience_s
+    with open(path, "a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise RunError(
+                        f"in use by another process for {patience_s:g} s", where=str(path), fix="Wait for it to end."
+                    ) from None
+                time.sleep(0.05)
+        yield
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or all of a folder, to the disk, so that a rename never shows what a power cut would empty."""
+    for entry in [*(path.rglob("*") if path.is_dir() else ()), path]:
+        handle = os.open(entry, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -49,16 +49,40 @@ def test_the_health_check_is_a_shell_command_that_sees_an_available_version() ->
 
 def test_compose_names_services_files_and_ports_that_exist() -> None:
     services = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]
-    assert set(services) == {"serving", "page", "prometheus"}
+    assert set(services) == {"serving", "page", "prometheus", "batching", "gateway"}
     assert services["serving"].get("profiles") is None
     for service in services.values():
-        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
         if "build" in service:
             assert (ROOT / service["build"]["dockerfile"]).is_file()
     assert services["serving"]["volumes"] == ["../serving/models:/models:ro"]
     scraped = yaml.safe_load((ROOT / "serving/prometheus.yaml").read_text())["scrape_configs"]
     targets = {job["static_configs"][0]["targets"][0] for job in scraped}
     assert targets == {"serving:8501", "page:8080"}
+
+
+def test_a_server_that_batches_is_reached_by_the_validating_gateway_alone() -> None:
+    composed = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+    services = composed["services"]
+    batching = [name for name, service in services.items() if "--enable_batching=true" in service.get("command", ())]
+    assert batching == ["batching"]
+    assert "enable_batching" not in (ROOT / "docker/serving.Dockerfile").read_text().split("ENTRYPOINT")[1]
+    assert "ports" not in services["batching"]
+    assert services["batching"]["networks"] == ["inside"]
+    assert composed["networks"]["inside"]["internal"]
+    near = [name for name, service in services.items() if "inside" in service.get("networks", ())]
+    assert near == ["batching", "gateway"]
+    assert services["gateway"]["command"][:4] == ["-m", "multitask.serve", "--backend", "http://batching:8501"]
+
+
+def test_prometheus_bears_the_token_of_the_page() -> None:
+    composed = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
+    [mounted] = composed["services"]["prometheus"]["configs"]
+    jobs = yaml.safe_load((ROOT / "serving/prometheus.yaml").read_text())["scrape_configs"]
+    [page] = [job for job in jobs if job["metrics_path"] == "/metrics"]
+    assert page["authorization"]["credentials_file"] == mounted["target"]
+    assert "MULTITASK_TOKEN" in composed["configs"][mounted["source"]]["content"]
+    assert "MULTITASK_TOKEN" in composed["services"]["page"]["environment"]
 
 
 def message(name: str, **fields: str):
@@ -120,6 +144,8 @@ def test_monitoring_is_on_where_prometheus_looks() -> None:
 
 def test_the_flags_of_the_server_name_files_of_the_image() -> None:
     text = (ROOT / "docker/serving.Dockerfile").read_text()
+    compose = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())["services"]["batching"]["command"]
+    text += json.dumps(compose)
     copied = re.search(r"COPY (.+) (/\S+/)", text)
     inside = {copied[2] + Path(name).name for name in copied[1].split()} | {"/models/models.config"}
     assert set(re.findall(r"_file=(\S+?)\"", text)) == inside
@@ -133,15 +159,14 @@ def test_the_models_config_that_publishing_writes_is_one(tmp_path: Path) -> None
     source.mkdir()
     folder = ModelFolder(tmp_path / "models/multitask")
     for _ in range(3):
-        folder.add(source)
-        folder.record("publish")
+        folder.add(source, {})
     config = model_server_config_pb2.ModelServerConfig()
     text_format.Parse((tmp_path / "models/models.config").read_text(), config)
     [model] = config.model_config_list.config
     assert (model.name, model.base_path) == ("multitask", "/models/multitask")
     assert dict(model.version_labels) == {"stable": 3, "previous": 2}
-    assert model.model_version_policy.latest.num_versions == 2
-    folder.roll_back()
+    assert model.model_version_policy.latest.num_versions == 3
+    folder.roll_back(0)
     after = text_format.Parse(
         (tmp_path / "models/models.config").read_text(), model_server_config_pb2.ModelServerConfig()
     )

@@ -13,12 +13,16 @@ import scipy.fft
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from multitask.audit import cost
+
 # What preprocessing can decode, as Pillow names it; MPO is a JPEG with further pictures behind it.
 READABLE_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP")
 # Measures are taken when the longer side is at least this and less than twice this, so that they compare between images
 # of any size, and no pixel is computed that a halving would take away again.
 LOOK_PIXELS = 192
 THUMBNAIL = 12
+# A file that cannot be read is looked at once more to say why, up to this many pixels.
+EXPLAINED_PIXELS = 16_000_000
 _EXIF_ORIENTATION = 0x0112
 _LEVELS = np.arange(256)
 
@@ -61,6 +65,10 @@ def look_at(data: bytes, max_pixels: int) -> Look:
     digest = hashlib.sha256(data).hexdigest()
     if not data:
         return Look(digest, "empty file")
+    known = cost.measure(data)
+    refused = cost.refusal(data, max_pixels)
+    if refused:
+        return Look(digest, refused, known.kind, known.width, known.height)
     try:
         with Image.open(io.BytesIO(data)) as image:
             kind, (width, height) = image.format or "", image.size
@@ -79,7 +87,10 @@ def look_at(data: bytes, max_pixels: int) -> Look:
 
 
 def explain_unreadable(data: bytes, max_pixels: int) -> str:
-    """Say why preprocessing could not decode these bytes."""
+    """Say why preprocessing could not decode these bytes; of large ones the header alone is read again."""
+    known = cost.measure(data)
+    if EXPLAINED_PIXELS < known.pixels <= max_pixels:
+        return cost.refusal(data, max_pixels) or f"damaged {known.kind}"
     found = look_at(data, max_pixels)
     return found.reason or f"damaged {found.format}"
 
@@ -90,15 +101,17 @@ def open_picture(data: bytes, longest: int, max_pixels: int) -> Image.Image | No
     Returns:
         None for what cannot be read; nothing larger than `max_pixels` is decoded.
     """
+    if cost.refusal(data, max_pixels):
+        return None
     try:
         with Image.open(io.BytesIO(data)) as image:
             if _refusal(image, image.format or "", max_pixels):
                 return None
             image.draft("RGB", (longest, longest))
             picture = _as_rgb(ImageOps.exif_transpose(image))
+        picture.thumbnail((longest, longest))
     except Exception:
         return None
-    picture.thumbnail((longest, longest))
     return picture
 
 
@@ -109,8 +122,6 @@ def _refusal(image: Image.Image, kind: str, max_pixels: int) -> str:
         return f"too large: {width}x{height} is more than {max_pixels / 1e6:g} Mpx"
     if kind not in READABLE_FORMATS:
         return f"{kind} is not supported; convert it to JPEG or PNG"
-    if kind == "WEBP" and getattr(image, "is_animated", False):
-        return "animated WebP is not supported; convert it to JPEG or PNG"
     return ""
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multitask.audit import cost
 from multitask.audit.inspection import explain_unreadable
 from multitask.data.archives import Archive, read_image
 from multitask.parallel import bounded_map
@@ -118,25 +119,27 @@ def score_rows(
     def answer(batch: list[tuple[int, bytes]]) -> tuple[list[tuple[int, bytes]], Scores]:
         return batch, predictor.predict([data for _, data in batch])
 
-    for batch, found in bounded_map(answer, _batches(ids, archive, status, advance), workers):
+    max_pixels = predictor.spec.image.max_pixels
+    for batch, found in bounded_map(answer, _batches(ids, archive, max_pixels, status, advance), workers):
         rows = np.array([row for row, _ in batch])
         for name, values in found.values.items():
             scores[name][rows[found.ok]] = values[found.ok]
         for place, ((row, data), ok) in enumerate(zip(batch, found.ok, strict=True)):
             if not ok:
                 reason = found.reasons.get(place)
-                status[row] = reason or explain_unreadable(data, predictor.spec.image.max_pixels)
+                status[row] = reason or explain_unreadable(data, max_pixels)
         advance(len(batch))
     return scores, status
 
 
 def _batches(
-    ids: Sequence[str], archive: Archive, status: list[str], advance: Callable[[int], None]
+    ids: Sequence[str], archive: Archive, max_pixels: int, status: list[str], advance: Callable[[int], None]
 ) -> Iterator[list[tuple[int, bytes]]]:
-    """Yield (row, bytes) in archive order; a row without readable bytes gets its status at once."""
+    """Yield (row, bytes) in archive order; a row without bytes for a decoder gets its status at once."""
     batch: list[tuple[int, bytes]] = []
     for row in archive.in_order(ids):
         data, reason = read_image(archive, ids[row])
+        reason = reason or cost.refusal(data, max_pixels)
         if reason:
             status[row] = reason
             advance(1)

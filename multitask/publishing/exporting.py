@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -17,10 +18,12 @@ from multitask.progress import Progress, Quiet
 from multitask.publishing.proving import PROOF_FILE, TOLERANCE, Proof, prove
 from multitask.publishing.saved_model import write_saved_model
 from multitask.runs import Run
-from multitask.storage import replace_directory
+from multitask.storage import locked, replace_directory, sync
 
 # Photos of the test split that take part in the proof, beside the drawn ones.
 PROOF_PHOTOS = 16
+# An export of a large network takes minutes; another one of the same run waits for it.
+EXPORT_PATIENCE_S = 600.0
 
 
 def export_run(
@@ -48,18 +51,28 @@ def export_run(
     if out.exists() and not (out / "saved_model.pb").is_file():
         raise ConfigError("is there and is no export", where=str(out), fix="Choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    weights = run.folder / "model.keras"
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
-        written = Path(folder) / "export"
-        progress.say(f"exporting run {run.folder.name} in {precision}")
-        images = list(probe_images().values())
-        write_saved_model(load_network(weights, run.spec, precision, heads="float64"), written, images[0])
-        trained = KerasPredictor(load_network(weights, run.spec))
-        proof = prove(trained, written, [*images, *_photos(run, progress)], TOLERANCE[precision], progress)
-        facts = {"run": run.folder.name, "spec": run.spec.fingerprint(), "precision": precision, **proof.as_dict()}
-        (written / PROOF_FILE).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        replace_directory(written, out)
+    with locked(out.parent / f".{out.name}.lock", EXPORT_PATIENCE_S):
+        # Only who was killed leaves a folder of this name: the lock is ours.
+        for litter in out.parent.glob(f".{out.name}-*"):
+            shutil.rmtree(litter)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
+            written = Path(folder) / "export"
+            proof = _write_proven(run, written, precision, progress)
+            sync(written)
+            replace_directory(written, out)
     return out, proof
+
+
+def _write_proven(run: Run, written: Path, precision: str, progress: Progress) -> Proof:
+    weights = run.folder / "model.keras"
+    progress.say(f"exporting run {run.folder.name} in {precision}")
+    images = list(probe_images().values())
+    write_saved_model(load_network(weights, run.spec, precision, heads="float64"), written, images[0])
+    trained = KerasPredictor(load_network(weights, run.spec))
+    proof = prove(trained, written, [*images, *_photos(run, progress)], TOLERANCE[precision], progress)
+    facts = {"run": run.folder.name, "spec": run.spec.fingerprint(), "precision": precision, **proof.as_dict()}
+    (written / PROOF_FILE).write_text(json.dumps(facts, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return proof
 
 
 def _photos(run: Run, progress: Progress) -> list[bytes]:

@@ -19,6 +19,7 @@ from multitask.demo.probe import probe_images
 from multitask.errors import GateError, nearest
 from multitask.evaluation.assessment import split_labels
 from multitask.evaluation.comparison import comparable, compare_task
+from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.tasks import Evaluation, evaluate_tasks
 from multitask.prediction.scoring import score_rows
 from multitask.progress import Progress, Quiet
@@ -27,6 +28,7 @@ from multitask.publishing.proving import PROOF_FILE, digest
 from multitask.runs import Run
 from multitask.serving.model_folder import ModelFolder
 from multitask.serving.native import NativePredictor
+from multitask.spec import ModelSpec, Task
 
 LATENCY_CALLS = 9
 
@@ -62,6 +64,8 @@ def publish_run(
     folder: ModelFolder,
     gate: GateConfig | None = None,
     progress: Progress = Quiet(),  # noqa: B008
+    *,
+    replace_tasks: bool = False,
 ) -> tuple[int, list[Check]]:
     """Export a run if that is not done, send it through the gate, and add it as the next version.
 
@@ -70,25 +74,24 @@ def publish_run(
         folder: where servers look.
         gate: by default that of the run's configuration.
         progress: where to report.
+        replace_tasks: let a model with other tasks or classes take the place of the published one.
 
     Returns:
         The new version and the lines of the gate.
 
     Raises:
-        GateError: a line failed; nothing is changed.
+        GateError: a line failed, or another version was published meanwhile; nothing is changed.
         ProofError: the export failed.
     """
     gate = gate or run.config.gate
     export = _proven_export(run, progress)
-    checks, facts = _pass_gate(run, export, folder, gate, progress)
+    beaten = folder.labels().get("stable")
+    checks, facts = _pass_gate(run, export, folder, gate, progress, replace_tasks)
     failed = [check for check in checks if not check.passed]
     if failed:
         lines = "; ".join(f"{check.name} is {check.found}, required {check.required}" for check in failed)
         raise GateError(f"refused: {lines}", where=f"run {run.folder.name}", fix="Nothing was changed.")
-    beaten = folder.labels().get("stable")
-    version = folder.add(export)
-    folder.record("publish", version=version, run=run.folder.name, before=beaten, **facts)
-    return version, checks
+    return folder.add(export, {"run": run.folder.name, "before": beaten, **facts}, after=beaten), checks
 
 
 def _proven_export(run: Run, progress: Progress) -> Path:
@@ -96,14 +99,14 @@ def _proven_export(run: Run, progress: Progress) -> Path:
     export = run.folder / "export"
     if (export / PROOF_FILE).is_file():
         proof = json.loads((export / PROOF_FILE).read_text(encoding="utf-8"))
-        if (proof["spec"], proof["model"]) == (run.spec.fingerprint(), digest(export)):
+        if (proof.get("spec"), proof.get("model")) == (run.spec.fingerprint(), digest(export)):
             return export
         progress.say(f"{export} is not what was proven; exporting again")
     return export_run(run, progress=progress)[0]
 
 
 def _pass_gate(
-    run: Run, export: Path, folder: ModelFolder, gate: GateConfig, progress: Progress
+    run: Run, export: Path, folder: ModelFolder, gate: GateConfig, progress: Progress, replace_tasks: bool
 ) -> tuple[list[Check], dict[str, Any]]:
     """Return every line of the gate, and the figures for the ledger."""
     candidate = NativePredictor(export)
@@ -122,9 +125,14 @@ def _pass_gate(
     scores, split = _score(candidate, run, split, "the candidate", progress)
     found = evaluate_tasks(run.spec, split.labels, scores, split.train_labels, run.config.fit.seed, split.groups)
     checks += [_check_floor(found, name, bound) for name, bound in gate.floors.items()]
+    if gate.beats_baseline:
+        checks += [_check_baseline(task, found) for task in run.spec.tasks]
     versions = folder.versions()
-    if gate.not_worse and versions:
-        checks += _compare_with(folder, versions[-1], run, split, scores, progress)
+    if versions:
+        published = NativePredictor(folder.path(versions[-1]))
+        checks.append(_check_tasks(run.spec, published.spec, versions[-1], replace_tasks))
+        if gate.not_worse and checks[-1].passed:
+            checks += _compare_with(published, versions[-1], run, split, scores, progress)
     figures = {
         task: {name: round(m.value, 4) for name, m in metrics.items()} for task, metrics in found.metrics.items()
     }
@@ -144,15 +152,48 @@ def _check_floor(found: Evaluation, name: str, bound: float) -> Check:
     return Check(name, f"at most {bound:g}", f"{metric.value:.3f}", metric.value <= bound)
 
 
+def _check_baseline(task: Task, found: Evaluation) -> Check:
+    """Compare the main figure of a task with that of a predictor that never looks at the image."""
+    figure = EVALUATORS[task.kind].main
+    metric = found.metrics[task.name][figure]
+    difference = metric.value - metric.baseline if metric.higher_is_better else metric.baseline - metric.value
+    required = f"{'above' if metric.higher_is_better else 'below'} {metric.baseline:.3f}"
+    # A comparison with NaN is false: a figure that cannot be computed is no proof.
+    return Check(f"{task.name}.{figure} against its baseline", required, f"{metric.value:.3f}", difference > 0)
+
+
+def _check_tasks(candidate: ModelSpec, published: ModelSpec, version: int, replace_tasks: bool) -> Check:
+    """Say how the questions differ that clients will get answers to."""
+    new, old = ({task.name: task for task in spec.tasks} for spec in (candidate, published))
+    differences = [f"no task {name}" for name in old if name not in new]
+    differences += [f"a task {name} more" for name in new if name not in old]
+    for name in (name for name in new if name in old):
+        lost, gained = ([c for c in a[name].classes if c not in b[name].classes] for a, b in ((old, new), (new, old)))
+        if new[name].kind != old[name].kind:
+            differences.append(f"{name} is {new[name].kind} after {old[name].kind}")
+        elif lost or gained:
+            differences.append(f"{name} " + " and ".join(_named(lost, "without") + _named(gained, "with")))
+        elif new[name].classes != old[name].classes:
+            differences.append(f"the classes of {name} in another order")
+    required = "any tasks (--replace-tasks)" if replace_tasks else "the same tasks and classes (or --replace-tasks)"
+    name = f"tasks against version {version}"
+    return Check(name, required, "; ".join(differences) or "the same", replace_tasks or not differences)
+
+
+def _named(classes: list[str], word: str) -> list[str]:
+    """Name some classes, a few where there are many."""
+    more = f" and {len(classes) - 5} more" if len(classes) > 5 else ""
+    return [f"{word} {', '.join(classes[:5])}{more}"] if classes else []
+
+
 def _compare_with(
-    folder: ModelFolder, version: int, run: Run, split: _TestSplit, scores: Arrays, progress: Progress
+    published: NativePredictor, version: int, run: Run, split: _TestSplit, scores: Arrays, progress: Progress
 ) -> list[Check]:
-    """Compare with the published version, task by task, on the rows that both can read."""
-    published = NativePredictor(folder.path(version))
+    """Compare with the published version, on the rows that both can read, every task that both answer alike."""
     tasks, old_tasks = ({task.name: task for task in spec.tasks} for spec in (run.spec, published.spec))
     names = comparable(tasks, old_tasks)
     if not names:
-        return [Check(f"against version {version}", "the same tasks", "other tasks, not compared", True)]
+        return []
     old_scores, kept = _score(published, run, split, f"version {version}", progress)
     rows = np.isin(split.ids, kept.ids)
     checks = []

@@ -29,7 +29,7 @@ from multitask.prediction.protocol import Predictor, Scores
 from multitask.progress import Progress, Quiet
 from multitask.serving.client import Client
 from multitask.serving.model_folder import NAME
-from multitask.serving.native import NativePredictor
+from multitask.serving.native import SPEC_FILE, NativePredictor
 from multitask.spec import ModelSpec
 
 # Largest difference of a score. float32: order of summation, seen up to 1e-6. bfloat16 has 8 significant bits.
@@ -142,11 +142,13 @@ def serving(models: Path, *flags: str) -> Iterator[str]:
 
 
 def digest(saved_model: Path) -> str:
-    """Return a digest of everything in a SavedModel that computes."""
+    """Return a digest of everything in a SavedModel that computes, and of what says what the numbers mean."""
     found = hashlib.sha256()
-    for path in [saved_model / "saved_model.pb", *sorted((saved_model / "variables").glob("*"))]:
+    extra = [saved_model / SPEC_FILE, saved_model / "assets.extra/labels.json"]
+    for path in [saved_model / "saved_model.pb", *sorted((saved_model / "variables").glob("*")), *extra]:
         found.update(path.name.encode())
-        found.update(path.read_bytes())
+        with open(path, "rb") as stream:
+            found.update(hashlib.file_digest(stream, "sha256").digest())
     return found.hexdigest()
 
 

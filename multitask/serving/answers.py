@@ -28,7 +28,14 @@ def describe(spec: ModelSpec, images: Sequence[bytes], scores: Scores) -> list[d
         multiclass the best first, whether it is one of the `top_k`; for tags `threshold` and whether `present`; or
         its `numbers`, each with `name`, `value` and `spread` (standard deviation over the training rows).
     """
-    return [_describe(spec, data, scores, row) for row, data in enumerate(images)]
+    return [describe_one(spec, data, scores, row) for row, data in enumerate(images)]
+
+
+def describe_one(spec: ModelSpec, data: bytes, scores: Scores, row: int, with_picture: bool = False) -> dict[str, Any]:
+    """Return the answer for one image as `describe` does; `picture` holds it drawn, as JPEG, where that is possible."""
+    found = _describe(spec, data, scores, row)
+    picture = draw(data, found, spec.image.max_pixels) if with_picture and found["ok"] else b""
+    return found | ({"picture": picture} if picture else {})
 
 
 def draw(data: bytes, answer: dict[str, Any], max_pixels: int) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import requests
 
-from multitask.errors import RequestRefused, ServerUnavailable, command
+from multitask.errors import ConfigError, RequestRefused, ServerUnavailable, command
 from multitask.prediction.protocol import Scores
 from multitask.spec import ModelSpec
 
@@ -39,6 +39,7 @@ class Client:
         patience: seconds over which a request is tried again while the server is absent or too busy.
 
     Raises:
+        ConfigError: the address is none.
         ServerUnavailable: nobody answers.
         RequestRefused: the server has no such model.
     """
@@ -46,6 +47,8 @@ class Client:
     def __init__(
         self, url: str, model: str = "multitask", *, token: str = "", timeout: float = 60.0, patience: float = 60.0
     ) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ConfigError("no address of a server", expected="http://HOST:PORT", received=f'"{url}"')
         self.url, self.model = url.rstrip("/"), model
         self._timeout, self._patience = timeout, patience
         self._session = requests.Session()
@@ -110,6 +113,8 @@ class Client:
                     return self._read(response)
                 problem = f"status {response.status_code}: {_error_text(response)}"
                 asked = response.headers.get("Retry-After", "")
+            except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+                raise ConfigError("no address of a server", received=f'"{self.url}" ({error})') from None
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 problem, asked = type(error).__name__, ""
             # Half of the wait is random, so that many clients do not come back all at once.

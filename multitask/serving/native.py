@@ -10,6 +10,7 @@ import ctypes
 import functools
 import importlib.util
 import os
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import c_char_p, c_int, c_int64, c_size_t, c_void_p
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 from multitask.errors import ModelFailed, PredictionError, command
 from multitask.prediction.protocol import Scores
 from multitask.progress import muted_stderr
-from multitask.serving.signatures import DTYPES, NUMPY, TensorInfo, read_signatures
+from multitask.serving.signatures import DTYPES, NUMPY, Signature, TensorInfo, read_signatures
 from multitask.spec import ModelSpec
 
 SPEC_FILE = "assets.extra/spec.json"
@@ -126,21 +127,33 @@ class NativeModel:
             Arrays by output name; strings as object arrays of bytes.
 
         Raises:
-            ModelFailed: the runtime refused the inputs, or failed.
+            ModelFailed: the signature or an input is not there, an input is not what the signature declares, or the
+                runtime failed. What the runtime would not survive never reaches it.
         """
-        tf, called = _library(), self.signatures[signature]
+        tf, called = _library(), self._called(signature, inputs)
         names = list(called.outputs)
         feeds = (_Output * len(called.inputs))(*(self._find(called.inputs[name]) for name in called.inputs))
         fetches = (_Output * len(names))(*(self._find(called.outputs[name]) for name in names))
         results = (c_void_p * len(names))()
         with contextlib.ExitStack() as stack:
-            given = [stack.enter_context(_tensor(inputs[name], info.dtype)) for name, info in called.inputs.items()]
+            given = [stack.enter_context(_tensor(called, name, inputs[name])) for name in called.inputs]
             values = (c_void_p * len(given))(*given)
             with _status() as status:
                 tf.TF_SessionRun(
                     self._session, None, feeds, values, len(given), fetches, results, len(names), None, 0, None, status
                 )
         return {name: _array(result) for name, result in zip(names, results, strict=True)}
+
+    def _called(self, name: str, inputs: Mapping[str, Any]) -> Signature:
+        """Return a signature that can be called with these inputs."""
+        if not self._session:
+            raise ModelFailed("the model is closed", code="FAILED_PRECONDITION")
+        if name not in self.signatures:
+            raise ModelFailed(f'no signature "{name}"; there are {", ".join(self.signatures)}', code="NOT_FOUND")
+        missing = [wanted for wanted in self.signatures[name].inputs if wanted not in inputs]
+        if missing:
+            raise ModelFailed(f"missing input: {', '.join(missing)}", code="INVALID_ARGUMENT")
+        return self.signatures[name]
 
     def _find(self, info: TensorInfo) -> _Output:
         name, _, index = info.name.partition(":")
@@ -164,6 +177,9 @@ class NativePredictor:
 def _library() -> Any:
     """Load TensorFlow's C++ library and declare what we call."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules:
+        # Its own allocator keeps for ever what one large picture took; to be said before anything is allocated.
+        os.environ.setdefault("TF_ONEDNN_USE_SYSTEM_ALLOCATOR", "1")
     package = importlib.util.find_spec("tensorflow")
     found = sorted(Path(package.origin).parent.glob("libtensorflow_cc*.2*")) if package and package.origin else []
     if not found:
@@ -217,11 +233,11 @@ def _load(directory: Path, bfloat16: bool) -> tuple[Any, Any, bytes]:
 
 
 @contextlib.contextmanager
-def _tensor(value: Any, dtype: str) -> Iterator[Any]:
+def _tensor(called: Signature, name: str, value: Any) -> Iterator[Any]:
     """Yield a TF_Tensor with a copy of the value."""
-    tf = _library()
+    tf, dtype = _library(), called.inputs[name].dtype
     is_text = dtype == "DT_STRING"
-    array = _texts(value) if is_text else np.ascontiguousarray(value, NUMPY[dtype])
+    array = _checked(called, name, value)
     size = _STRING_BYTES * array.size if is_text else array.nbytes
     shape = (c_int64 * array.ndim)(*array.shape)
     tensor = tf.TF_AllocateTensor(_NUMBERS[dtype], shape, array.ndim, size)
@@ -240,13 +256,31 @@ def _tensor(value: Any, dtype: str) -> Iterator[Any]:
         tf.TF_DeleteTensor(tensor)
 
 
+def _checked(called: Signature, name: str, value: Any) -> NDArray[Any]:
+    """Return an input as an array of the declared type and shape; strings as objects that are bytes."""
+    info = called.inputs[name]
+    try:
+        array = _texts(value) if info.dtype == "DT_STRING" else np.array(value, NUMPY[info.dtype], order="C")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        received = f"{type(value).__name__} ({error})"
+    else:
+        texts = array.ravel() if info.dtype == "DT_STRING" else ()
+        wrong = {type(item).__name__ for item in texts if not isinstance(item, bytes)}
+        shape = "" if called.takes(name, array) else f"shape {list(array.shape)}"
+        received = f"{' and '.join(sorted(wrong))} instead of bytes" if wrong else shape
+    if received:
+        expected = f"{info.dtype} of shape {list(info.shape) if info.shape is not None else 'any'}"
+        raise ModelFailed(f"input {name}: expected {expected}, received {received}", code="INVALID_ARGUMENT")
+    return array
+
+
 def _texts(value: Any) -> NDArray[Any]:
     """Return an object array of bytes; numpy's own conversion would cut zero bytes at the end of each."""
     if isinstance(value, np.ndarray):
-        return value
-    array = np.empty(len(value), object)
-    array[:] = value
-    return array
+        return value.astype(object) if value.dtype.kind == "S" else value
+    if isinstance(value, str | bytes):
+        raise TypeError("expected a sequence of bytes")
+    return np.fromiter(value, object, len(value))
 
 
 def _array(tensor: Any) -> NDArray[Any]:

@@ -1,4 +1,4 @@
-"""Replies in TF-Serving's REST format: arrays, states and signatures to JSON.
+"""Replies in TF-Serving's REST format: arrays, states, signatures and errors to JSON.
 
 Source: tensorflow/serving util/json_tensor.cc, version 2.20.
 """
@@ -16,7 +16,78 @@ from numpy.typing import NDArray
 
 from multitask.serving.signatures import Signature, TensorInfo
 
+# For the description of the server in OpenAPI.
+_ERROR = {"content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}}}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {"description": text, **_ERROR}
+    for code, text in {
+        400: "the request is wrong",
+        401: "the token is missing or wrong",
+        403: "the name of the host, or the origin of the page, is not one of this server's",
+        404: "no such model or version",
+        413: "the body is too large",
+        503: "no model is ready, or too many requests wait",
+        504: "the answer took too long",
+    }.items()
+}
+PREDICT_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "signature_name": {"type": "string"},
+                        "instances": {
+                            "type": "array",
+                            "items": {"type": "object", "properties": {"b64": {"type": "string"}}},
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+
+
+_HTTP = {
+    **dict.fromkeys(("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE"), 400),
+    **{"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "ALREADY_EXISTS": 409, "ABORTED": 409},
+    **{
+        "TOO_LARGE": 413,
+        "RESOURCE_EXHAUSTED": 429,
+        "CANCELLED": 499,
+        "UNIMPLEMENTED": 501,
+        "UNAVAILABLE": 503,
+        "DEADLINE_EXCEEDED": 504,
+    },
+}
+
+
+class WireError(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        text: for the client.
+        code: status code of TensorFlow; TOO_LARGE, which it does not have, asks for smaller requests.
+    """
+
+    def __init__(self, text: str, code: str = "INVALID_ARGUMENT") -> None:
+        super().__init__(text)
+        self.text, self.code = text, code
+
+    @property
+    def http_status(self) -> int:
+        """The HTTP status of the code."""
+        return _HTTP.get(self.code, 500)
+
+
+def error_body(text: str) -> bytes:
+    """Return the JSON of an error."""
+    return json.dumps({"error": text}, indent=4).encode()
 
 
 def write_outputs(outputs: Mapping[str, NDArray[Any]], *, row: bool) -> bytes:

@@ -1,8 +1,10 @@
-"""TF-Serving's REST endpoints, answered by the models that are loaded here or by a server behind this one.
+"""TF-Serving's REST endpoints, answered by the models that are loaded here.
 
 POST /v1/models/NAME[/versions/N | /labels/L]:predict
 GET  /v1/models/NAME[/versions/N | /labels/L]             state of the versions
 GET  /v1/models/NAME[/versions/N | /labels/L]/metadata    signatures
+
+What a request will cost is known before it is queued: its rows, the shapes of its inputs, the pixels of its images.
 """
 
 from __future__ import annotations
@@ -10,31 +12,47 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol
-from urllib.parse import unquote
+from typing import Any, Protocol, TypeVar
+from urllib.parse import quote, unquote
 
 import numpy as np
-import requests
 from numpy.typing import NDArray
 
 from multitask.errors import ModelFailed, ServerUnavailable, command
 from multitask.prediction.protocol import Scores
 from multitask.serving import replies, wire
-from multitask.serving.client import Client
+from multitask.serving.batching import prepare, screen
+from multitask.serving.replies import WireError
 from multitask.serving.servables import Servable, Servables
+from multitask.serving.signatures import Signature
 from multitask.serving.telemetry import Telemetry
-from multitask.serving.wire import WireError
 from multitask.spec import ModelSpec
 
 # TF-Serving inflates bodies up to this size; longer or broken ones count as empty.
 INFLATED_BYTES = 100 << 20
+REPLY_BYTES = 64 << 20
 
 _NAME = r"(?P<name>[^/:]+)"
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _PREDICT = re.compile(rf"/v1/models/{_NAME}{_VERSION}:(?P<verb>classify|regress|predict)", re.IGNORECASE)
 _STATUS = re.compile(rf"/v1/models(?:/{_NAME})?{_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
+
+Arrays = dict[str, NDArray[Any]]
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request below /v1: path and query as sent, headers, how to read its body, and who sent it."""
+
+    method: str
+    target: str
+    headers: Mapping[str, str]
+    body: Callable[[], Awaitable[bytes]]
+    client: str
 
 
 @dataclass(frozen=True)
@@ -55,17 +73,71 @@ class Scored:
     scores: Scores
 
 
+class Desk:
+    """Where everything slow is done that is not the model: a few threads, so that the event loop only passes on."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self._pool = ThreadPoolExecutor(threads, "desk")
+
+    async def __call__(self, work: Callable[..., Found], *arguments: Any) -> Found:
+        """Do some work in a thread; what is cancelled before its turn is not done."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
+
+
 class Engine(Protocol):
     """What stands behind a server's addresses."""
+
+    desk: Desk
 
     def names(self) -> list[str]:
         """Return the models that can answer."""
 
-    async def answer(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Answer a request below /v1; `target` is its path and query as sent."""
+    async def answer(self, asked: Asked) -> Answer:
+        """Answer a request below /v1."""
 
-    async def score(self, images: Sequence[bytes]) -> Scored:
-        """Score image files with the newest version of the one model there is, or of the first."""
+    async def score(self, images: Sequence[bytes], client: str = "") -> Scored:
+        """Score image files with the newest version of the first model; without any, say what it is."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """What a path below /v1 names; without a verb it asks for the state or, with `metadata`, for the signatures."""
+
+    name: str
+    version: int | None
+    label: str | None
+    verb: str
+    metadata: bool
+
+    @classmethod
+    def read(cls, method: str, target: str) -> Address:
+        """Read method and path.
+
+        Raises:
+            WireError: the path is none of ours; without text, for a version beyond int64, as TF-Serving answers it.
+        """
+        predict, status = _PREDICT.fullmatch(target), _STATUS.fullmatch(target)
+        found = predict if method == "POST" else status if method == "GET" else None
+        if not found or (predict and predict["verb"] not in ("predict", "classify", "regress")):
+            raise WireError(f"Malformed request: {method} {target}")
+        if found["name"] is None:
+            raise WireError("Missing model name in request.")
+        version = found["version"]
+        if version is not None and (len(version) > 19 or int(version) >= 1 << 63):
+            raise WireError("")
+        label = None if found["label"] is None else unquote(found["label"])
+        name, number = unquote(found["name"]), None if version is None else int(version)
+        if name in (".", ".."):
+            raise WireError(f"Malformed request: {method} {target}")
+        is_predict = found is predict
+        return cls(name, number, label, found["verb"] if is_predict else "", not is_predict and bool(found["metadata"]))
+
+    def path(self, verb: str = "", metadata: bool = False) -> str:
+        """Return the path of this model and version, every part of it quoted."""
+        which = "" if self.version is None else f"/versions/{self.version}"
+        which = which if self.label is None else f"/labels/{quote(self.label, safe='')}"
+        end = "/metadata" if metadata else f":{verb}" if verb else ""
+        return f"/v1/models/{quote(self.name, safe='')}{which}{end}"
 
 
 class LocalEngine:
@@ -73,73 +145,72 @@ class LocalEngine:
 
     def __init__(self, servables: Servables, telemetry: Telemetry, timeout: float) -> None:
         self._servables, self._telemetry, self._timeout = servables, telemetry, timeout
+        self.desk = Desk()
 
     def names(self) -> list[str]:
         """Return the models that can answer."""
         return self._servables.names()
 
-    async def answer(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    async def answer(self, asked: Asked) -> Answer:
         """Answer a request below /v1."""
         try:
-            if headers.get("content-encoding") == "gzip":
-                body = await asyncio.to_thread(_inflate, body)
-            return await self._route(method, target, body)
+            return await self._route(asked)
         except (WireError, ModelFailed) as error:
-            refusal = error if isinstance(error, WireError) else WireError(error.text, error.code)
-            return Answer(refusal.http_status, wire.error_body(refusal.text) if refusal.text else b"")
+            return refusal(error)
         except ServerUnavailable as error:
-            return Answer(503, wire.error_body(error.problem), {"Retry-After": "1"})
+            return Answer(503, replies.error_body(error.problem), {"Retry-After": "1"})
 
-    async def score(self, images: Sequence[bytes]) -> Scored:
+    async def score(self, images: Sequence[bytes], client: str = "") -> Scored:
         """Score image files."""
         names = self.names()
         if not names:
             raise ServerUnavailable("no model is loaded", fix=f"Publish one: {command('publish')}")
         with self._servables.use(names[0]) as servable:
+            spec = servable.spec
+            if not images:
+                return Scored(spec, servable.version, Scores(np.zeros(0, np.bool_), {}))
             array = np.empty(len(images), object)
             array[:] = images
-            outputs = await self._run(servable, "serving_default", {"image_bytes": array})
-            values = {task.name: outputs[task.name] for task in servable.spec.tasks}
-            return Scored(servable.spec, servable.version, Scores(outputs["image_ok"], values))
+            array, works, refused = await self.desk(screen, array, spec.image.max_pixels)
+            outputs = await self._run(servable, "serving_default", {"image_bytes": array}, works, client)
+            values = {task.name: outputs[task.name] for task in spec.tasks}
+            return Scored(spec, servable.version, Scores(outputs["image_ok"], values, refused))
 
-    async def _route(self, method: str, target: str, body: bytes) -> Answer:
-        malformed = WireError(f"Malformed request: {method} {target}")
-        predict, status = _PREDICT.fullmatch(target), _STATUS.fullmatch(target)
-        if method == "POST" and predict and predict["verb"] in ("predict", "classify", "regress"):
-            return await self._predict(*_who(predict), predict["verb"], body)
-        if method == "GET" and status:
-            if status["name"] is None:
-                raise WireError("Missing model name in request.")
-            name, version, label = _who(status)
-            if not status["metadata"]:
-                return Answer(200, replies.status_body(self._servables.states(name, version)))
-            with self._servables.use(name, version, label) as servable:
-                return Answer(200, replies.metadata_body(name, servable.version, servable.model.signatures))
-        raise malformed
+    async def _route(self, asked: Asked) -> Answer:
+        address = Address.read(asked.method, asked.target)
+        if address.verb:
+            return await self._predict(address, asked)
+        name = address.name
+        if not address.metadata:
+            return Answer(200, replies.status_body(self._servables.states(name, address.version)))
+        with self._servables.use(name, address.version, address.label) as servable:
+            return Answer(200, replies.metadata_body(name, servable.version, servable.model.signatures))
 
-    async def _predict(self, name: str, version: int | None, label: str | None, verb: str, body: bytes) -> Answer:
-        call = await asyncio.to_thread(wire.read_call, body)
-        with self._servables.use(name, version, label) as servable:
-            if call.signature not in servable.model.signatures:
-                raise WireError(f'Serving signature name: "{call.signature}" not found in signature def')
-            signature = servable.model.signatures[call.signature]
-            if verb != "predict":
-                raise WireError(
-                    f"Expected {verb} signature method_name to be tensorflow/serving/{verb}. Was: {signature.method}"
-                )
-            inputs, row = await asyncio.to_thread(wire.read_inputs, call, signature)
-            outputs = await self._run(servable, call.signature, inputs)
-            written = await asyncio.to_thread(replies.write_outputs, outputs, row=row)
+    async def _predict(self, address: Address, asked: Asked) -> Answer:
+        call = await self.desk(read_call, await asked.body(), asked.headers)
+        with self._servables.use(address.name, address.version, address.label) as servable:
+            signature = find_signature(servable.model.signatures, call.signature, address.verb)
+            prepared = await self.desk(prepare, call, signature, servable.spec.image.max_pixels)
+            name, call = call.signature, wire.Call({}, "")  # the text of the images is not needed while they wait
+            outputs = await self._run(servable, name, prepared.inputs, prepared.works, asked.client)
+            written = await self.desk(_write, outputs, prepared.row)
             return Answer(200, written, {"X-Model-Version": str(servable.version)})
 
     async def _run(
-        self, servable: Servable, signature: str, inputs: dict[str, NDArray[Any]]
-    ) -> dict[str, NDArray[Any]]:
-        parts = [asyncio.wrap_future(part) for part in servable.batcher.submit(signature, inputs)]
+        self, servable: Servable, signature: str, inputs: Arrays, works: Sequence[int], client: str
+    ) -> Arrays:
+        parts = [asyncio.wrap_future(part) for part in servable.batcher.submit(signature, inputs, works, client)]
         try:
             found = await asyncio.wait_for(asyncio.gather(*parts), self._timeout)
         except TimeoutError:
             raise WireError("Timed out waiting for notification", "DEADLINE_EXCEEDED") from None
+        finally:
+            # What nobody waits for any more is not computed.
+            for part in parts:
+                part.cancel()
+        return await self.desk(self._join, servable, found)
+
+    def _join(self, servable: Servable, found: Sequence[Arrays]) -> Arrays:
         outputs = found[0]
         if len(found) > 1:
             outputs = {name: np.concatenate([part[name] for part in found]) for name in outputs}
@@ -147,65 +218,41 @@ class LocalEngine:
         return outputs
 
 
-class BackendEngine:
-    """Passes everything on to a model server, e.g. TF-Serving in its container.
-
-    Args:
-        url: of the server.
-        model: its model.
-        timeout: seconds for one answer.
-    """
-
-    def __init__(self, url: str, model: str, timeout: float) -> None:
-        self._url, self._model, self._timeout = url.rstrip("/"), model, timeout
-        self._session = requests.Session()
-        self._session.trust_env = False
-
-    def names(self) -> list[str]:
-        """Return the model if the server behind can answer."""
-        try:
-            return [self._model] if self._client() else []
-        except Exception:
-            return []
-
-    async def answer(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Pass a request on, and its answer back."""
-        return await asyncio.to_thread(self._forward, method, target, body, headers)
-
-    async def score(self, images: Sequence[bytes]) -> Scored:
-        """Score image files."""
-
-        def ask() -> Scored:
-            client = self._client()
-            return Scored(client.spec, client.version, client.predict(images))
-
-        return await asyncio.to_thread(ask)
-
-    def _client(self) -> Client:
-        return Client(self._url, self._model, timeout=self._timeout, patience=2.0)
-
-    def _forward(self, method: str, target: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-        kept = {name: value for name, value in headers.items() if name in ("content-encoding", "origin")}
-        try:
-            # TF-Serving may crash on a GET with a body (tensorflow/serving#1925).
-            content = body if method != "GET" else None
-            found = self._session.request(method, self._url + target, data=content, headers=kept, timeout=self._timeout)
-        except requests.RequestException as error:
-            return Answer(503, wire.error_body(f"{self._url} does not answer: {type(error).__name__}"))
-        return Answer(found.status_code, found.content)
-
-
-def _who(match: re.Match[str]) -> tuple[str, int | None, str | None]:
-    """Return model name, version and label of an address.
+def read_call(body: bytes, headers: Mapping[str, str]) -> wire.Call:
+    """Read the body of a predict request as far as that needs no model.
 
     Raises:
-        WireError: without text, for a version beyond int64, as TF-Serving answers it.
+        WireError: it cannot be read.
     """
-    version = match["version"]
-    if version is not None and (len(version) > 19 or int(version) >= 1 << 63):
-        raise WireError("")
-    label = None if match["label"] is None else unquote(match["label"])
-    return unquote(match["name"]), None if version is None else int(version), label
+    return wire.read_call(_inflate(body) if headers.get("content-encoding") == "gzip" else body)
+
+
+def find_signature(signatures: Mapping[str, Signature], name: str, verb: str) -> Signature:
+    """Return the signature that a request names.
+
+    Raises:
+        WireError: there is none, or it is for another verb.
+    """
+    if name not in signatures:
+        raise WireError(f'Serving signature name: "{name}" not found in signature def')
+    if verb != "predict":
+        method = signatures[name].method
+        raise WireError(f"Expected {verb} signature method_name to be tensorflow/serving/{verb}. Was: {method}")
+    return signatures[name]
+
+
+def refusal(error: WireError | ModelFailed) -> Answer:
+    """Return the answer to a request that cannot be answered otherwise."""
+    found = error if isinstance(error, WireError) else WireError(error.text, error.code)
+    return Answer(found.http_status, replies.error_body(found.text) if found.text else b"")
+
+
+def _write(outputs: Arrays, row: bool) -> bytes:
+    """Write the answer; the longest are strings, e.g. of the signature `spec`."""
+    size = sum(sum(map(len, array.ravel())) if array.dtype == object else 12 * array.size for array in outputs.values())
+    if size > REPLY_BYTES:
+        raise WireError(f"the answer is longer than {REPLY_BYTES} bytes; send fewer rows in one request", "TOO_LARGE")
+    return replies.write_outputs(outputs, row=row)
 
 
 def _inflate(body: bytes) -> bytes:

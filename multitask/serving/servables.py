@@ -16,9 +16,9 @@ from multitask.demo.probe import probe_images
 from multitask.network import processor
 from multitask.prediction.decisions import differences
 from multitask.serving.batching import Batcher
-from multitask.serving.model_folder import KEPT_VERSIONS, ModelFolder
+from multitask.serving.model_folder import KEPT_VERSIONS, LABELS, ModelFolder
 from multitask.serving.native import SPEC_FILE, NativeModel, NativePredictor
-from multitask.serving.wire import WireError
+from multitask.serving.replies import WireError
 from multitask.spec import ModelSpec
 
 POLL_SECONDS = 1.0
@@ -98,7 +98,14 @@ class Servables:
         bfloat16: Callable[[Path], bool] = lambda directory: False,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._root, self._watch, self._bfloat16, self._say = root, watch, bfloat16, say
+        self._root, self._watch, self._bfloat16 = root, watch, bfloat16
+
+        def say_if_heard(text: str) -> None:
+            # A closed standard error is no reason to stop looking for versions.
+            with contextlib.suppress(OSError, ValueError):
+                say(text)
+
+        self._say = say_if_heard
         self._models: dict[str, _Watched] = {}
         self._lock = threading.Lock()
         self._stop = threading.Event()
@@ -165,7 +172,8 @@ class Servables:
     def _find(self, name: str, version: int | None, label: str | None) -> Servable:
         ready = self._models[name].ready if name in self._models else {}
         if label is not None and ready:
-            version = self._models[name].folder.labels().get(label)
+            # Of what is loaded, not of what the folder holds: a label moves when its version can answer.
+            version = dict(zip(LABELS, sorted(ready, reverse=True), strict=False)).get(label)
             if version is None:
                 raise WireError(f"Unrecognized servable version label: {label}")
         wanted = max(ready, default=None) if version is None else version
@@ -216,5 +224,5 @@ class Servables:
         while not self._stop.wait(POLL_SECONDS):
             try:
                 self.look()
-            except OSError as error:
-                self._say(f"{self._root} cannot be read: {error}")
+            except Exception as error:
+                self._say(f"{self._root} cannot be looked at: {type(error).__name__}: {error}")

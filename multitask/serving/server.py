@@ -3,6 +3,7 @@
 /                  the page
 /v1/...            see `rest`
 POST /files        photos as multipart form, answers as JSON
+/model             what the model can tell
 /metrics /healthz /readyz
 """
 
@@ -11,60 +12,36 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from importlib.resources import files as package_files
 from typing import Any
 
+import h11
 import uvicorn
 from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from multitask.errors import MultitaskError
-from multitask.serving import answers, wire
-from multitask.serving.guard import Guard
-from multitask.serving.rest import Engine
+from multitask.serving import answers, replies
+from multitask.serving.guard import Guard, Hosts
+from multitask.serving.replies import PREDICT_BODY, REFUSALS
+from multitask.serving.rest import Asked, Engine, Scored
 from multitask.serving.telemetry import Telemetry
 
 MAX_BODY_BYTES = 64 << 20
 MAX_FILES = 256
 GRACE_SECONDS = 30
+# A connection says what it wants within this time, and takes some of its answer in each such time.
+CONNECTION_SECONDS = 10.0
+# Bytes that are read from a connection at once: what the event loop does between two looks at the others.
+READ_BYTES = 64 << 10
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
-
-_ERROR = {"content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}}}
-_REFUSALS: dict[int | str, dict[str, Any]] = {
-    code: {"description": text, **_ERROR}
-    for code, text in {
-        400: "the request is wrong",
-        401: "the token is missing or wrong",
-        404: "no such model or version",
-        413: "the body is too large",
-        503: "no model is ready, or too many requests wait",
-        504: "the answer took too long",
-    }.items()
-}
-_PREDICT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "signature_name": {"type": "string"},
-                        "instances": {
-                            "type": "array",
-                            "items": {"type": "object", "properties": {"b64": {"type": "string"}}},
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
 
 
 def make_app(
@@ -73,6 +50,7 @@ def make_app(
     *,
     token: str = "",
     max_body_bytes: int = MAX_BODY_BYTES,
+    hosts: Hosts = Hosts(),  # noqa: B008
     start: Callable[[], None] = lambda: None,
     stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -83,6 +61,7 @@ def make_app(
         telemetry: what counts.
         token: bearer token that every request but the page and the health checks must bear; "" for none.
         max_body_bytes: longer requests are answered with 413.
+        hosts: names under which the server may be asked.
         start: called before the first request is taken.
         stop: called after the last one is answered.
     """
@@ -98,7 +77,7 @@ def make_app(
     _add_models(app, engine)
     _add_files(app, engine)
     _add_errors(app)
-    app.add_middleware(Guard, telemetry=telemetry, token=token, max_body_bytes=max_body_bytes)
+    app.add_middleware(Guard, telemetry=telemetry, token=token, max_body_bytes=max_body_bytes, hosts=hosts)
     return app
 
 
@@ -116,8 +95,82 @@ def serve_app(app: FastAPI, listening: socket.socket, ready: Callable[[], None])
             await super().startup(sockets)
             ready()
 
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
+    settings: Any = {"http": _Connection, "log_level": "error", "access_log": False}
+    config = uvicorn.Config(app, timeout_graceful_shutdown=GRACE_SECONDS, **settings)
     Server(config).run(sockets=[listening])
+
+
+class _Connection(H11Protocol):
+    """A connection that ends when its client stalls: before a request is whole, or while its answer is sent."""
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        read = self.conn.next_event
+        vars(self.conn)["next_event"] = lambda: _whole_target(read())
+
+    def connection_made(self, transport: Any) -> None:
+        transport.max_size = READ_BYTES
+        super().connection_made(transport)
+        self._expect_request()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        left = self.transport.get_write_buffer_size()
+        if left:
+            self.loop.call_later(CONNECTION_SECONDS, self._expect_progress, left)
+
+    def send_400_response(self, msg: str) -> None:
+        body = replies.error_body(msg)
+        head = f"HTTP/1.1 400 Bad Request\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        self.transport.write(f"{head}Connection: close\r\n\r\n".encode() + body)
+        self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        # An answer that is still being sent is watched by `_expect_progress`.
+        if not self.transport.get_write_buffer_size():
+            super().timeout_keep_alive_handler()
+
+    def _expect_request(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_waiting()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(CONNECTION_SECONDS, self._give_up)
+
+    def _stop_waiting(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        is_idle = self.cycle is None or self.cycle.response_complete
+        if is_idle and not self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _expect_progress(self, before: int) -> None:
+        left = self.transport.get_write_buffer_size()
+        if left and left >= before:
+            self.transport.abort()
+        elif left:
+            self.loop.call_later(CONNECTION_SECONDS, self._expect_progress, left)
+
+
+def _whole_target(event: Any) -> Any:
+    """Keep a question mark that no query follows: TF-Serving's addresses end before one, and ASGI drops it."""
+    if isinstance(event, h11.Request) and event.target.startswith(b"/v1/") and event.target.endswith(b"?"):
+        target = event.target[:-1] + b"%3F"
+        return h11.Request(method=event.method, target=target, headers=event.headers, http_version=event.http_version)
+    return event
 
 
 def _add_operations(app: FastAPI, engine: Engine, telemetry: Telemetry) -> None:
@@ -134,13 +187,13 @@ def _add_operations(app: FastAPI, engine: Engine, telemetry: Telemetry) -> None:
     async def healthz() -> dict[str, str]:
         return {"status": "alive"}
 
-    @app.get("/readyz", summary="Can it answer?", responses={503: _REFUSALS[503]})
+    @app.get("/readyz", summary="Can it answer?", responses={503: REFUSALS[503]})
     def readyz() -> JSONResponse:
         names = engine.names()
         return JSONResponse({"models": names} if names else {"error": "no model is ready"}, 200 if names else 503)
 
     @app.get("/metrics", summary="Figures for Prometheus", response_class=Response)
-    async def metrics() -> Response:
+    def metrics() -> Response:
         return Response(telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -150,16 +203,17 @@ def _add_models(app: FastAPI, engine: Engine) -> None:
             is_web = request.headers.get("origin", "").startswith(("http://", "https://"))
             return Response(status_code=200 if is_web else 400, media_type="text/html")
         target = request.scope["raw_path"].decode("latin-1")
-        if request.url.query:
+        if request.scope["query_string"]:
             target += "?" + request.scope["query_string"].decode("latin-1")
-        found = await engine.answer(request.method, target, await request.body(), request.headers)
+        asked = Asked(request.method, target, request.headers, lambda: _read(request), _client(request))
+        found = await engine.answer(asked)
         body = b"" if request.method == "HEAD" else found.body
         return Response(body, found.status, dict(found.headers), media_type="application/json")
 
-    refusals: Any = {"responses": {code: _REFUSALS[code] for code in (400, 401, 404, 413, 503, 504)}}
+    refusals: Any = {"responses": {code: REFUSALS[code] for code in (400, 401, 404, 413, 503, 504)}}
     model = "/v1/models/{name}"
     app.add_api_route(
-        f"{model}:predict", answer, methods=["POST"], summary="Predict", openapi_extra=_PREDICT_BODY, **refusals
+        f"{model}:predict", answer, methods=["POST"], summary="Predict", openapi_extra=PREDICT_BODY, **refusals
     )
     app.add_api_route(model, answer, methods=["GET"], summary="State of the versions", **refusals)
     app.add_api_route(f"{model}/metadata", answer, methods=["GET"], summary="Signatures", **refusals)
@@ -171,40 +225,67 @@ def _add_files(app: FastAPI, engine: Engine) -> None:
     @app.post(
         "/files",
         summary="Answers for photos",
-        responses={code: _REFUSALS[code] for code in (400, 401, 413, 503, 504)},
+        responses={code: REFUSALS[code] for code in (400, 401, 413, 503, 504)},
     )
     async def answer_files(
+        request: Request,
         files: list[UploadFile] = File(max_length=MAX_FILES),  # noqa: B008
         draw: bool = Query(default=False, description="add each picture with its answer drawn on it"),
-    ) -> dict[str, Any]:
+    ) -> Response:
         """Return per file its label, confidence and tags, all scores, and why not where there are none."""
         started = time.perf_counter()
         images = [await file.read() for file in files]
-        scored = await engine.score(images)
-        described = answers.describe(scored.spec, images, scored.scores)
-        results = []
-        for file, data, found in zip(files, images, described, strict=True):
-            picture = {}
-            if draw and found["ok"]:
-                drawn = await asyncio.to_thread(answers.draw, data, found, scored.spec.image.max_pixels)
-                picture = {"picture": f"data:image/jpeg;base64,{base64.b64encode(drawn).decode()}"} if drawn else {}
-            results.append({"file": file.filename or "", **found, **picture})
-        seconds = time.perf_counter() - started
-        return {"model_version": scored.version, "milliseconds": round(seconds * 1000, 1), "results": results}
+        scored = await engine.score(images, _client(request))
+        names = [file.filename or "" for file in files]
+        results = [
+            await engine.desk(answers.describe_one, scored.spec, data, scored.scores, row, draw)
+            for row, data in enumerate(images)
+        ]
+        return await engine.desk(_written, scored, names, results, started)
+
+    @app.get("/model", summary="What the model can tell", responses={code: REFUSALS[code] for code in (401, 503)})
+    async def model() -> Response:
+        """Return the version and, per task, its name, kind and classes."""
+        scored = await engine.score([])
+        tasks = [{"name": task.name, "kind": task.kind, "classes": task.classes} for task in scored.spec.tasks]
+        body = json.dumps({"model_version": scored.version, "tasks": tasks})
+        return Response(body, media_type="application/json")
+
+
+async def _read(request: Request) -> bytes:
+    """Return the body; a request would keep a copy until it is answered."""
+    return b"".join([part async for part in request.stream()])
+
+
+def _client(request: Request) -> str:
+    """Return who asks, for a queue that is fair to all."""
+    return request.client.host if request.client else ""
+
+
+def _written(scored: Scored, names: Sequence[str], results: Sequence[dict[str, Any]], started: float) -> Response:
+    for result in results:
+        if result.get("picture"):
+            result["picture"] = f"data:image/jpeg;base64,{base64.b64encode(result['picture']).decode()}"
+    body = {
+        "model_version": scored.version,
+        "milliseconds": round((time.perf_counter() - started) * 1000, 1),
+        "results": [{"file": name, **result} for name, result in zip(names, results, strict=True)],
+    }
+    return Response(json.dumps(body), media_type="application/json")
 
 
 def _add_errors(app: FastAPI) -> None:
     """Give every error the shape {"error": text}."""
 
     def refuse(status: int, text: str, headers: Any = None) -> Response:
-        return Response(wire.error_body(text), status, headers, media_type="application/json")
+        return Response(replies.error_body(text), status, headers, media_type="application/json")
 
     @app.exception_handler(MultitaskError)
     async def ours(request: Request, error: MultitaskError) -> Response:
         return refuse(error.http_status, str(error))
 
-    @app.exception_handler(wire.WireError)
-    async def of_the_model(request: Request, error: wire.WireError) -> Response:
+    @app.exception_handler(replies.WireError)
+    async def of_the_model(request: Request, error: replies.WireError) -> Response:
         return refuse(error.http_status, error.text)
 
     @app.exception_handler(StarletteHTTPException)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 # Numbers of tensorflow/core/framework/types.proto that our models use, and their numpy types.
 DTYPES = {
@@ -39,6 +40,18 @@ class Signature:
     inputs: Mapping[str, TensorInfo]
     outputs: Mapping[str, TensorInfo]
     method: str
+
+    def takes(self, name: str, array: NDArray[Any]) -> bool:
+        """Has an input the declared shape?
+
+        A model server does not ask, and then a wrong rank fails in the graph, at the worst in a check that ends the
+        process.
+        """
+        declared = self.inputs[name].shape
+        return declared is None or (
+            len(declared) == array.ndim
+            and all(size in (-1, found) for size, found in zip(declared, array.shape, strict=True))
+        )
 
 
 def read_signatures(meta_graph: bytes) -> dict[str, Signature]:

@@ -17,35 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from multitask.serving.replies import WireError
 from multitask.serving.signatures import NUMPY, Signature, TensorInfo
 
 ECHO_CHARACTERS = 256
-
-_HTTP = {
-    **dict.fromkeys(("INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE"), 400),
-    **{"UNAUTHENTICATED": 401, "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "ALREADY_EXISTS": 409, "ABORTED": 409},
-    **{"RESOURCE_EXHAUSTED": 429, "CANCELLED": 499, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504},
-}
+# What a request may hold. Every comma, colon and opening bracket of JSON is a Python object of some 100 bytes.
+MAX_TOKENS = 2_000_000
+MAX_ROWS = 1024
+# numpy's arrays have at most 64 dimensions, TensorFlow's images 4.
+MAX_RANK = 16
 
 Arrays = dict[str, NDArray[Any]]
-
-
-class WireError(Exception):
-    """A request that is answered with an error.
-
-    Args:
-        text: for the client.
-        code: status code of TensorFlow.
-    """
-
-    def __init__(self, text: str, code: str = "INVALID_ARGUMENT") -> None:
-        super().__init__(text)
-        self.text, self.code = text, code
-
-    @property
-    def http_status(self) -> int:
-        """The HTTP status of the code."""
-        return _HTTP.get(self.code, 500)
 
 
 @dataclass(frozen=True)
@@ -56,17 +38,14 @@ class Call:
     signature: str
 
 
-def error_body(text: str) -> bytes:
-    """Return the JSON of an error."""
-    return json.dumps({"error": text}, indent=4).encode()
-
-
 def read_call(body: bytes) -> Call:
     """Parse a request body as far as that needs no model.
 
     Raises:
-        WireError: it is no JSON object, or its signature_name is not a string.
+        WireError: it is no JSON object, its signature_name is not a string, or it holds too much.
     """
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_TOKENS:
+        raise WireError(f"the request holds more than {MAX_TOKENS} values; send fewer rows in one", "TOO_LARGE")
     document = _parse(body)
     if not isinstance(document, dict):
         raise WireError(f"JSON Value: {_echo(document)} Type: {_kind(document)} Is not object")
@@ -80,7 +59,7 @@ def read_inputs(call: Call, signature: Signature) -> tuple[Arrays, bool]:
     """Return the inputs of a call by name, strings as object arrays of bytes, and whether it is in row form.
 
     Raises:
-        WireError: the call does not fit the signature.
+        WireError: the call does not fit the signature, or has too many rows.
     """
     document, infos = call.document, signature.inputs
     if not infos:
@@ -103,7 +82,7 @@ def unescape_base64(text: str) -> bytes:
     Raises:
         WireError: the text is not base64.
     """
-    packed = re.sub(r"\s", "", text).replace(".", "=")
+    packed = _SPACE.sub("", text).replace(".", "=")
     digits = packed.rstrip("=")
     padding = len(packed) - len(digits)
     needed = -len(digits) % 4
@@ -124,8 +103,9 @@ def _parse(body: bytes) -> Any:
         try:
             return _DECODER.raw_decode(text)[0]
         except json.JSONDecodeError:
-            # Python knows Infinity, but not its short form; strings are matched first so that they stay as they are.
-            longer = re.sub(r'"(?:[^"\\]|\\.)*"|\bInf\b', lambda word: _LONG.get(word[0], word[0]), text)
+            if b"Inf" not in body:
+                raise
+            longer = _STRING_OR_INF.sub(lambda word: _LONG.get(word[0], word[0]), text)
             return _DECODER.raw_decode(longer)[0]
     except json.JSONDecodeError as error:
         raise WireError(f"JSON Parse error: {error.msg} at offset: {error.pos}") from None
@@ -150,7 +130,11 @@ def _to_float(text: str) -> float:
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_first_of_each, parse_float=_to_float)
+# Python knows Infinity, but not its short form; strings are matched first so that they stay as they are. One without an
+# end takes all the rest, and nothing is tried twice: the time is linear in the text, whatever it holds.
+_STRING_OR_INF = re.compile(r'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|\bInf\b', re.DOTALL)
 _LONG = {"Inf": "Infinity"}
+_SPACE = re.compile(r"\s", re.ASCII)
 
 
 def _rows(instances: Any, infos: Mapping[str, TensorInfo]) -> Arrays:
@@ -161,6 +145,7 @@ def _rows(instances: Any, infos: Mapping[str, TensorInfo]) -> Arrays:
         )
     if not instances:
         raise WireError("JSON Value: [] Type: Array No values in 'instances' array")
+    _check_rows(len(instances))
     named = isinstance(instances[0], dict) and not _is_base64(instances[0])
     if not named and len(infos) > 1:
         raise WireError("instances is a plain list, but expecting list of objects as multiple input tensors required")
@@ -217,7 +202,13 @@ def _columns(inputs: Any, infos: Mapping[str, TensorInfo]) -> Arrays:
         found[name] = _tensor(inputs[name], info.dtype)
         if found[name].ndim and not len(found[name]):
             raise WireError(f"No rows in input: {name}; expecting at least one")
+        _check_rows(len(found[name]) if found[name].ndim else 1)
     return found
+
+
+def _check_rows(rows: int) -> None:
+    if rows > MAX_ROWS:
+        raise WireError(f"the request holds {rows} rows, the most is {MAX_ROWS}; send it in parts", "TOO_LARGE")
 
 
 def _tensor(value: Any, dtype: str) -> NDArray[Any]:
@@ -233,11 +224,15 @@ def _tensor(value: Any, dtype: str) -> NDArray[Any]:
                 f"Encountered list at unexpected size: {received} at level: {len(shape)} expected size: {expected}"
             )
         shape.append(sizes.pop())
+        if len(shape) > MAX_RANK:
+            raise WireError(f"Encountered a list nested more than {MAX_RANK} deep; no input has such a shape")
         flat = list(itertools.chain.from_iterable(flat))
     if dtype == "DT_STRING":
         array = np.empty(len(flat), object)
         array[:] = [_bytes(item) for item in flat]
         return array.reshape(shape)
+    if dtype not in NUMPY:
+        raise WireError(f"inputs of type {dtype} cannot be sent in JSON", "UNIMPLEMENTED")
     if not set(map(type, flat)) <= {int, float}:
         wrong = next(item for item in flat if type(item) not in (int, float))
         raise _wrong_type(wrong, "float")
@@ -279,5 +274,8 @@ def _kind(value: Any) -> str:
 
 
 def _echo(value: Any) -> str:
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:
+        return "..."
     return text if len(text) <= ECHO_CHARACTERS else text[:ECHO_CHARACTERS] + "..."

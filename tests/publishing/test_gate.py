@@ -22,7 +22,8 @@ from multitask.runs import Run, RunFolder
 from multitask.serving.model_folder import ModelFolder
 from multitask.spec import Task
 
-OPEN = GateConfig()
+# What is trained here for seconds need not beat anything.
+OPEN = GateConfig(beats_baseline=False)
 
 
 @pytest.fixture
@@ -55,10 +56,13 @@ def test_a_run_becomes_the_next_version_with_its_figures_on_record(
 @pytest.mark.parametrize(
     ("gate", "words"),
     [
-        (GateConfig(floors={"category.accuracy": 1.1}), r"category\.accuracy is 0\.\d+, required at least 1\.1"),
-        (GateConfig(max_size_mb=0.001), "size is .* MB, required at most 0.001 MB"),
-        (GateConfig(max_latency_ms=0.001), "latency of one photo is .* ms"),
-        (GateConfig(floors={"category.acuracy": 0.1}), 'Did you mean "category.accuracy"'),
+        (
+            GateConfig(floors={"category.accuracy": 1.1}, beats_baseline=False),
+            r"category\.accuracy is 0\.\d+, required at least 1\.1",
+        ),
+        (GateConfig(max_size_mb=0.001, beats_baseline=False), "size is .* MB, required at most 0.001 MB"),
+        (GateConfig(max_latency_ms=0.001, beats_baseline=False), "latency of one photo is .* ms"),
+        (GateConfig(floors={"category.acuracy": 0.1}, beats_baseline=False), 'Did you mean "category.accuracy"'),
     ],
 )
 def test_a_refused_model_changes_nothing_and_names_the_line(
@@ -93,7 +97,7 @@ def test_a_model_worse_than_the_published_one_is_refused(
     export_run(worse)
     with pytest.raises(GateError, match=r"category\.balanced_accuracy against version 1 is 0\.200"):
         publish_run(worse, folder, OPEN)
-    version, _ = publish_run(worse, folder, GateConfig(not_worse=False))
+    version, _ = publish_run(worse, folder, GateConfig(not_worse=False, beats_baseline=False))
     assert version == 2
 
 
@@ -115,12 +119,13 @@ def test_an_export_that_was_changed_after_its_proof_is_made_again(
 
 
 def test_rolling_back_needs_a_version_to_go_back_to_and_no_tensorflow(
-    exported: Path, folder: ModelFolder, capsys: pytest.CaptureFixture[str]
+    exported: Path, folder: ModelFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder.add(exported)
     with pytest.raises(GateError, match="no earlier version"):
         publish.main(["--rollback", "--models", str(folder.directory.parent)])
     folder.add(exported)
+    monkeypatch.setattr(ModelFolder.roll_back, "__defaults__", (0.0,))
     assert publish.main(["--rollback", "--models", str(folder.directory.parent)]) == 0
     assert "version 2 is withdrawn, version 1 answers" in capsys.readouterr().out
     folder.add(exported)
@@ -153,3 +158,58 @@ def test_a_difference_counts_only_beyond_chance() -> None:
     assert not compare_task((task, task), labels, (right, flipped), labels).is_worse
     assert not compare_task((task, task), labels, (right, right), labels).is_worse
     assert not compare_task((task, task), labels, (slightly, right), labels).is_worse
+
+
+def test_other_tasks_or_classes_take_the_place_only_when_told(
+    trained: Run, exported: Path, folder: ModelFolder, tmp_path: Path
+) -> None:
+    """The published version is the same network that calls two classes otherwise, and has a task less."""
+    other = tmp_path / "other"
+    shutil.copytree(exported, other)
+    category, tags = trained.spec.tasks
+    classes = ("BLOUSES", "COATS", *category.classes[2:])
+    renamed = trained.spec.model_copy(update={"tasks": (category.model_copy(update={"classes": classes}), tags)})
+    renamed.save(other / "assets.extra/spec.json")
+    folder.add(other)
+    with pytest.raises(GateError, match="tasks against version 1 is category without COATS and with CASUAL_DRESSES"):
+        publish_run(trained, folder, OPEN)
+    assert folder.versions() == [1]
+    version, checks = publish_run(trained, folder, OPEN, replace_tasks=True)
+    assert version == 2
+    [line] = [check for check in checks if check.name == "tasks against version 1"]
+    assert (line.passed, "COATS" in line.found) == (True, True)
+
+
+def test_a_head_that_beats_nothing_is_refused(
+    make_config: Callable[..., Config], folder: ModelFolder, tmp_path: Path
+) -> None:
+    from multitask.network.model import load_network
+    from multitask.training.fitting import fit
+
+    run = fit(make_config(epochs=1), "blind", root=tmp_path)
+    network = load_network(run.folder / "model.keras", run.spec)
+    for name in ("category_logits", "tags_logits"):
+        layer = network.trainable.get_layer(name)
+        layer.kernel.assign(np.zeros(layer.kernel.shape))
+    network.whole.save(run.folder / "model.keras")
+    with pytest.raises(GateError, match=r"balanced_accuracy against its baseline is 0\.200, required above 0\.200"):
+        publish_run(run, folder)
+    assert not folder.versions()
+
+
+def test_the_spec_is_part_of_what_is_proven(exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "copy")
+    before = digest(tmp_path / "copy")
+    assert before == digest(exported)
+    path = tmp_path / "copy/assets.extra/spec.json"
+    path.write_text(path.read_text().replace("TANK_TOPS", "BLOUSES_"))
+    assert digest(tmp_path / "copy") != before
+
+
+def test_litter_of_killed_exports_is_swept(trained: Run, tmp_path: Path) -> None:
+    from multitask.publishing.exporting import export_run
+
+    shutil.copytree(trained.folder.directory, tmp_path / "run", ignore=shutil.ignore_patterns("export"))
+    (tmp_path / "run/.export-killed/export").mkdir(parents=True)
+    export_run(Run(RunFolder(tmp_path / "run"), trained.config, trained.spec))
+    assert not (tmp_path / "run/.export-killed").exists()

@@ -78,20 +78,96 @@ def drop(page: Any, files: list[Path]) -> None:
 
 
 def wait_for_answers(page: Any, count: int) -> None:
-    playwright.expect(page.locator(".card")).to_have_count(count, timeout=20_000)
-    playwright.expect(page.locator("#status")).to_contain_text(" in ", timeout=20_000)
+    playwright.expect(page.locator("#results .card")).to_have_count(count, timeout=60_000)
+    playwright.expect(page.locator("#status")).to_contain_text(" in ", timeout=60_000)
 
 
-def test_dropped_photos_get_bars_tags_version_and_time(page: Any, photos: list[Path]) -> None:
+def test_dropped_photos_get_headings_bars_tags_version_and_time(page: Any, photos: list[Path]) -> None:
     drop(page, photos)
     wait_for_answers(page, len(photos))
-    assert page.locator(".card .bar").count() == 2 * (len(photos) - 1)
-    assert page.locator(".card .chips li").count() == 3 * (len(photos) - 1)
-    assert page.locator(".card .why").inner_text() == "not an image"
+    good = len(photos) - 1
+    assert page.locator("#results h3").count() == 2 * good
+    assert page.locator("#results .bar").count() == (2 + 3) * good
+    assert page.locator("#results .bar b").count() == 3 * good, "every tag has its threshold as a mark"
+    assert {text.split("\n")[0].strip() for text in page.locator("#results h3").all_inner_texts()} >= {
+        "Category",
+        "Tags",
+    }
+    assert page.locator("#results .why").inner_text() == "not an image"
     assert page.locator("#model").inner_text() == "model version 1"
     assert "6 photos in" in page.locator("#status").inner_text()
     assert "1 could not be read" in page.locator("#status").inner_text()
-    assert "threshold" in page.locator(".chips li").first.get_attribute("title")
+    assert "threshold" in page.locator("#results .bar[title]").first.get_attribute("title")
+
+
+def test_photos_are_shown_in_the_order_they_were_chosen(page: Any, photos: list[Path]) -> None:
+    drop(page, photos[:3])
+    wait_for_answers(page, 3)
+    drop(page, photos[3:])
+    wait_for_answers(page, len(photos))
+    assert page.locator("#results .card h2").all_inner_texts() == [path.name for path in photos]
+
+
+def test_names_are_readable_and_doubts_are_words(page: Any) -> None:
+    readable = page.evaluate("""['CASUAL_DRESSES', 'polka dot', 'T-shirt', 'A'].map(readable)""")
+    assert readable == ["Casual dresses", "Polka dot", "T-shirt", "A"]
+    words = page.evaluate(
+        """[[.97, .02], [.45, .1], [.52, .47]].map(([a, b]) => classes("c", {classes: [
+            {name: "x", score: a, top: true}, {name: "y", score: b, top: true}]})[0].innerText.includes("unsure"))"""
+    )
+    assert words == [False, True, True]
+    number = page.evaluate("""numbers("price", {numbers: [{name: "PRICE_EUR", value: 12.3456}]})[1].textContent""")
+    assert number == "Price eur12.35"
+
+
+def test_the_empty_page_says_what_it_can_tell_and_shows_an_example(page: Any, photos: list[Path]) -> None:
+    about = page.locator("#about")
+    playwright.expect(about).to_be_visible(timeout=30_000)
+    assert "Casual dresses" in about.inner_text()
+    assert "made up" in about.inner_text()
+    drop(page, photos[:1])
+    wait_for_answers(page, 1)
+    playwright.expect(about).to_be_hidden()
+
+
+def test_large_photos_go_in_parts_and_all_are_answered(page: Any, photos: list[Path], tmp_path: Path) -> None:
+    """Eight photos of 9 MB are more than a request may hold."""
+    large = [tmp_path / f"large {number}.jpg" for number in range(8)]
+    for path in large:
+        path.write_bytes(photos[0].read_bytes() + bytes(9_000_000))
+    with page.expect_file_chooser() as chooser:
+        page.locator("#drop").click()
+    chooser.value.set_files([str(path) for path in large])
+    wait_for_answers(page, 8)
+    assert page.locator("#results .bar.best").count() == 8
+
+
+def test_a_photo_can_be_cancelled_before_it_is_answered(page: Any, photos: list[Path]) -> None:
+    held: list[Any] = []
+    page.route("**/files", lambda route: held.append(route))
+    drop(page, photos[:3])
+    playwright.expect(page.locator("#results .card")).to_have_count(3)
+    page.get_by_role("button", name=f"Cancel {photos[1].name}").click()
+    playwright.expect(page.locator("#results .card")).to_have_count(2)
+    page.unroute("**/files")
+    page.wait_for_timeout(500)
+    held[0].continue_()
+    wait_for_answers(page, 2)
+    assert page.locator("#results .card h2").all_inner_texts() == [photos[0].name, photos[2].name]
+
+
+def test_a_photo_larger_than_the_server_takes_leaves_the_others_answered(
+    browser: Any, published: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "huge.jpg").write_bytes(photos[0].read_bytes() + bytes(3_000_000))
+    with serving(published, "--max-body-mb", "1") as url:
+        page = browser.new_page()
+        page.goto(url)
+        drop(page, [photos[0], tmp_path / "huge.jpg", photos[1]])
+        playwright.expect(page.locator("#status.bad")).to_contain_text("1 not answered", timeout=60_000)
+        assert page.locator("#results .bar.best").count() == 2
+        assert page.get_by_role("button", name="Try again").is_visible()
+        page.close()
 
 
 def test_the_table_can_be_downloaded(page: Any, photos: list[Path]) -> None:
@@ -118,7 +194,7 @@ def test_the_keyboard_is_enough(page: Any, photos: list[Path]) -> None:
     assert page.evaluate("document.activeElement.id") == "save"
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert page.locator(".card").count() == 0
+    assert page.locator("#results .card").count() == 0
 
 
 def test_a_photo_can_be_pasted(page: Any, photos: list[Path]) -> None:
@@ -132,8 +208,8 @@ def test_a_photo_can_be_pasted(page: Any, photos: list[Path]) -> None:
         data,
     )
     wait_for_answers(page, 1)
-    assert page.locator(".card h2").inner_text() == "image.png"
-    assert page.locator(".card .bar").count() == 2
+    assert page.locator("#results .card h2").inner_text() == "image.png"
+    assert page.locator("#results .bar.best").count() == 1
 
 
 def test_dark_mode_and_a_phone_fit(browser: Any, server: str, photos: list[Path]) -> None:
@@ -146,6 +222,8 @@ def test_dark_mode_and_a_phone_fit(browser: Any, server: str, photos: list[Path]
         page.goto(server)
         drop(page, photos)
         wait_for_answers(page, len(photos))
+        tops = {page.locator("#results .card").nth(at).bounding_box()["y"] for at in (0, 1)}
+        assert len(tops) == 1, "two photos beside each other"
         seen.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         for ratio in page.evaluate(CONTRASTS):
@@ -165,8 +243,8 @@ CONTRASTS = """() => {
             if (color.length < 4 || color[3] > 0) return color;
         }
     };
-    const shown = ["h1", "#status", "#model", "#drop small", "#drop strong", ".card h2", ".chips li", ".why"];
-    return [...shown, ".bar span"].map(name => {
+    const shown = ["h1", "#status", "#model", "#drop small", "#drop strong", "#results h2", "#results h3", ".why"];
+    return [...shown, "#results .bar span", "#results .bar.best span"].map(name => {
         const element = document.querySelector(name);
         const [a, b] = [light(parse(getComputedStyle(element).color)), light(ground(element))].sort((x, y) => y - x);
         return (a + .05) / (b + .05);
@@ -182,7 +260,26 @@ def test_a_server_that_asks_for_a_token_gets_it(browser: Any, published: Path, p
         page.get_by_label("This server asks for a token").fill("secret")
         page.keyboard.press("Enter")
         wait_for_answers(page, 1)
-        assert page.locator(".card .bar").count() == 2
+        assert page.locator("#results .bar.best").count() == 1
+        page.close()
+
+
+def test_the_token_dialog_can_be_left_and_says_when_a_token_is_wrong(
+    browser: Any, published: Path, photos: list[Path]
+) -> None:
+    with serving(published, "--token", "secret") as url:
+        page = browser.new_page()
+        page.goto(url)
+        drop(page, photos[:1])
+        page.get_by_role("button", name="Not now").click()
+        playwright.expect(page.locator("#status.bad")).to_contain_text("asks for a token", timeout=30_000)
+        page.get_by_role("button", name="Try again").click()
+        page.get_by_label("This server asks for a token").fill("wrong")
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator("#wrong")).to_have_text("That token is not right.", timeout=30_000)
+        page.get_by_label("This server asks for a token").fill("secret")
+        page.keyboard.press("Enter")
+        wait_for_answers(page, 1)
         page.close()
 
 
@@ -192,5 +289,6 @@ def test_a_server_that_is_gone_is_said_in_words(browser: Any, published: Path, p
         page.goto(url)
     drop(page, photos[:1])
     playwright.expect(page.locator("#status.bad")).not_to_be_empty(timeout=20_000)
-    assert page.locator(".card").count() == 0
+    assert "cannot be reached" in page.locator("#results .why").inner_text()
+    assert page.get_by_role("button", name="Try again").is_visible()
     page.close()

@@ -19,8 +19,8 @@ from multitask.runs import Run
 from multitask.serving import servables as room
 from multitask.serving.model_folder import ModelFolder
 from multitask.serving.native import NativePredictor
+from multitask.serving.replies import WireError
 from multitask.serving.servables import Servables
-from multitask.serving.wire import WireError
 
 PHOTO = probe_images()["png"]
 BODY = json.dumps({"instances": [{"b64": base64.b64encode(PHOTO).decode()}]})
@@ -51,7 +51,7 @@ def available(servables: Servables) -> dict[int, str]:
 def test_versions_are_numbered_withdrawn_and_never_reused(folder: ModelFolder, exported: Path) -> None:
     assert [folder.add(exported) for _ in range(3)] == [1, 2, 3]
     assert folder.labels() == {"stable": 3, "previous": 2}
-    assert folder.roll_back() == (3, 2)
+    assert folder.roll_back(0) == (3, 2)
     assert folder.versions() == [1, 2]
     assert folder.add(exported) == 4
     assert [(entry["event"], entry["version"]) for entry in folder.ledger()] == [("rollback", 2)]
@@ -140,7 +140,7 @@ def test_fifty_publishes_and_rollbacks_fail_and_mix_no_answer(folder: ModelFolde
             client.start()
         for turn in range(50):
             if turn % 3 == 2:
-                folder.roll_back()
+                folder.roll_back(0)
             else:
                 kinds[folder.add(two_models[turn % 2])] = turn % 2
             time.sleep(0.5)

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from multitask.serving.replies import write_outputs
+from multitask.serving.replies import WireError, write_outputs
 from multitask.serving.signatures import Signature, TensorInfo
-from multitask.serving.wire import WireError, read_call, read_inputs, unescape_base64
+from multitask.serving.wire import read_call, read_inputs, unescape_base64
 
 TEXT = Signature({"image_bytes": TensorInfo("x:0", "DT_STRING", (-1,))}, {}, "")
 FLOAT = Signature({"pixels": TensorInfo("x:0", "DT_FLOAT", (-1, 2))}, {}, "")
