@@ -7,6 +7,7 @@ version answers a request that names none, and a version that fails to load leav
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -222,7 +223,15 @@ class Servables:
 
     def _keep_looking(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
+            _give_memory_back()
             try:
                 self.look()
             except Exception as error:
                 self._say(f"{self._root} cannot be looked at: {type(error).__name__}: {error}")
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system: glibc keeps in every thread's arena the most that large requests ever took."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

@@ -139,3 +139,64 @@ def test_closing_answers_what_is_queued() -> None:
     assert [result(part) for part in parts] == [[2 * number] for number in range(10)]
     with pytest.raises(ServerUnavailable):
         batcher.submit("s", rows(1))
+
+
+def test_a_large_request_and_a_busy_client_leave_others_their_turn() -> None:
+    """Behind forty batches of one client another's row waits for one; so does the client's own second request."""
+    gate = Gate()
+    order: list[int] = []
+    run = gate.run
+    gate.run = lambda signature, inputs: (order.append(int(inputs["x"][0])), run(signature, inputs))[1]
+    batcher = Batcher(gate.run, workers=1, max_rows=4, max_waiting_rows=10_000)
+    first = batcher.submit("s", rows(0))
+    assert gate.busy.wait(5)
+    large = batcher.submit("s", rows(*range(1000, 1160)), client="busy")
+    second = batcher.submit("t", rows(7), client="busy")
+    other = batcher.submit("u", rows(8), client="other")
+    gate.open.set()
+    assert [result(part) for part in (first, second, other)] == [[0], [14], [16]]
+    assert result(large) == [2 * number for number in range(1000, 1160)]
+    assert order.index(8) <= 2
+    assert order.index(7) <= 3
+    batcher.close()
+
+
+def test_a_client_with_little_in_the_queue_finds_room_where_a_busy_one_does_not() -> None:
+    gate = Gate()
+    batcher, _ = gate.batcher(max_waiting_rows=16)
+    taken = [batcher.submit("s", rows(number), client="busy") for number in range(16)]
+    with pytest.raises(ServerUnavailable):
+        batcher.submit("s", rows(1), client="busy")
+    taken.append(batcher.submit("s", rows(99), client="other"))
+    gate.open.set()
+    assert [result(parts) for parts in taken][-1] == [198]
+    batcher.close()
+
+
+def test_no_more_is_decoded_at_once_than_memory_is_meant_for() -> None:
+    under_way, most, lock = [0], [0], threading.Lock()
+
+    def run(signature: str, inputs: dict) -> dict:
+        work = int(inputs["x"].sum())
+        with lock:
+            under_way[0] += work
+            most[0] = max(most[0], under_way[0])
+        time.sleep(0.01)
+        with lock:
+            under_way[0] -= work
+        return {"y": inputs["x"]}
+
+    batcher = Batcher(run, max_work=10, workers=3)
+    works = [3, 4, 9, 1, 1, 10, 2, 25, 5, 5, 5]
+    parts = [batcher.submit("s", rows(*works), works) for _ in range(5)]
+    assert [result(part) for part in parts] == [works] * 5
+    assert most[0] == 25, "a row of more than all is meant for runs, and alone"
+    batcher.close()
+
+
+def test_queueing_takes_time_linear_in_the_rows() -> None:
+    batcher = Batcher(lambda signature, inputs: {"y": inputs["x"]}, max_rows=1, max_waiting_rows=10)
+    started = time.process_time()
+    assert len(result(batcher.submit("s", rows(*range(20_000))))) == 20_000
+    assert time.process_time() - started < 20
+    batcher.close()
