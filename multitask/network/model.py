@@ -162,10 +162,10 @@ def _with_heads(rest: Any, spec: ModelSpec, dtype: str) -> Any:
     """Return the trainable model: features to {task: logits}, with standardisation in front of the heads."""
     features = keras.Input(rest.input.shape[1:], dtype=rest.input.dtype, name="features")
     vector = keras.layers.Activation("linear", dtype=dtype, name="head_input")(rest(features))
-    # A frozen BatchNormalization without scale and offset is (x - mean) / sqrt(variance): plain standardisation. Any
-    # epsilon would turn the features of a network whose scale is small into constants.
+    # A frozen BatchNormalization without scale and offset is (x - mean) / sqrt(variance): plain standardisation. A
+    # usual epsilon would turn the features of a network whose scale is small into constants.
     vector = keras.layers.BatchNormalization(
-        center=False, scale=False, epsilon=0.0, trainable=False, dtype=dtype, name="standardise"
+        center=False, scale=False, epsilon=1e-30, trainable=False, dtype=dtype, name="standardise"
     )(vector)
     vector = keras.layers.Dropout(spec.dropout, dtype=dtype, name="dropout")(vector)
     logits = {

@@ -172,7 +172,9 @@ def test_options_of_a_backbone_are_its_own() -> None:
         imagenet_weights("mobilenet", options={"alpha": 0.3})
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "mobilenetv3large", "small_cnn"])
+@pytest.mark.parametrize(
+    "name", ["resnet50v2", "mobilenet", "mobilenetv3small", "efficientnetb0", "convnexttiny", "xception", "small_cnn"]
+)
 def test_random_weights_give_features_that_tell_images_apart(name: str) -> None:
     spec = make_spec(name, "random")
     first = build_network(spec)
