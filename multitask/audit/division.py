@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from multitask.audit import splits
 from multitask.config import DataConfig
+from multitask.data.cells import as_numbers
 from multitask.data.tables import Table
 from multitask.errors import TableError, nearest
 from multitask.spec import Task
@@ -105,7 +106,8 @@ def _refuse_overlap(table: Table, groups: NDArray[np.int64], parts: NDArray[np.o
 
 def _times(table: Table, data: DataConfig) -> NDArray[np.float64]:
     values = pd.Series(_column(table, data.time_column, data))
-    if not pd.api.types.is_numeric_dtype(values.infer_objects()):
+    # Numbers may come as text, from a CSV file.
+    if np.isnan(as_numbers(values)).any():
         values = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)
         values = values.astype("int64").where(values.notna())
     times = pd.to_numeric(values, errors="coerce").to_numpy(np.float64)

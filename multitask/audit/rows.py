@@ -111,7 +111,8 @@ def _look_at_all(
         known[name] = found
         advance(1)
     if path and unknown:
-        _save(path, {identities[name]: look for name, look in known.items() if identities[name]})
+        # What could not be read is not remembered: a server that was busy is asked again the next time.
+        _save(path, {identities[name]: look for name, look in known.items() if identities[name] and look.digest})
     return known, len(unknown)
 
 

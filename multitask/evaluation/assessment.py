@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from multitask.audit.inspection import open_picture
 from multitask.data.archives import Archive, read_image
+from multitask.data.locations import Location
 from multitask.data.tables import read_table
 from multitask.errors import TableError
 from multitask.evaluation import plots
@@ -31,7 +32,7 @@ GALLERY_IMAGES = 18
 def evaluate_run(
     run: Run,
     predictor: Predictor,
-    labels: Path,
+    labels: str | Path,
     archive: Archive,
     out: Path,
     progress: Progress = Quiet(),  # noqa: B008
@@ -41,6 +42,7 @@ def evaluate_run(
     Raises:
         TableError: no row can be evaluated.
     """
+    place = Location.of_table(str(labels))
     table = read_table(labels, run.config.data.id_column, run.spec.tasks)
     with progress.track("predicting", len(table)) as advance:
         scores, status = score_rows(predictor, list(table.ids), archive, advance=advance)
@@ -48,7 +50,7 @@ def evaluate_run(
     quarantine = pd.DataFrame({"id": table.ids[~ok], "reason": [value for value in status if value != "ok"]})
     if not ok.any():
         raise TableError(
-            "no row could be predicted", where=str(labels), received=f"row 0: {status[0]}", fix="Check --images."
+            "no row could be predicted", where=str(place), received=f"row 0: {status[0]}", fix="Check --images."
         )
     table, scores = table.take(ok), {name: values[ok] for name, values in scores.items()}
     train_labels = split_labels(run, "train")
@@ -56,14 +58,14 @@ def evaluate_run(
     figures = answer_figures(run.spec, archive, list(table.ids), table.labels, scores, train_labels)
     write_report(
         out / "report.html",
-        title=f"Run {run.folder.name} on {labels.name}",
-        facts={"labels": str(labels), "run": str(run.folder.directory)},
+        title=f"Run {run.folder.name} on {place.name}",
+        facts={"labels": str(place), "run": str(run.folder.directory)},
         evaluation=evaluation,
-        rows_name=labels.name,
+        rows_name=place.name,
         figures=save_plots(figures, out / "plots"),
         notes=[],
         quarantine=quarantine,
-        split_counts=label_counts(run.spec, {labels.stem: table.labels}),
+        split_counts=label_counts(run.spec, {place.stem: table.labels}),
         next_commands=[],
     )
     RunFolder(out).write_json("metrics.json", evaluation.as_dict())

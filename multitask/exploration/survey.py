@@ -20,6 +20,7 @@ from multitask.errors import ArchiveError
 from multitask.exploration import plots as data_plots
 from multitask.exploration.facts import BLURRED, BRIGHT, DARK, Exploration, explore_data
 from multitask.exploration.report import write_data_report
+from multitask.privacy import hide_secrets
 from multitask.progress import Progress, Quiet
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
@@ -45,7 +46,7 @@ def survey(
     archive = _archive(config, progress)
     audit = None if archive is None else _audit(table, spec, archive, config, progress)
     reasons = np.where(table.ids == "", "no id", "").astype(object) if audit is None else audit.reasons
-    orphans = [] if archive is None else sorted(set(archive) - set(table.ids))
+    orphans = [] if archive is None else archive.without_row(table.ids)
     groups, parts = _split(table, spec, audit, reasons, config)
     found = explore_data(frame, table, spec.tasks, audit, parts, orphans, groups)
     _write(found, table, spec, audit, archive, reasons, config, out)
@@ -114,7 +115,7 @@ def _write(
         limits = {"dark": DARK, "bright": BRIGHT, "blurred": BLURRED}
         figures["images"] = data_plots.plot_images(looks, limits)
     paths = save_plots(figures, out / "plots")
-    summary = f"{len(table):,} rows of {config.data.labels}"
+    summary = f"{len(table):,} rows of {hide_secrets(config.data.labels)}"
     summary += f", {found.facts['images']['readable']:,} readable images" if audit is not None else ", no images"
     write_data_report(
         out / "report.html",

@@ -20,7 +20,7 @@ from multitask.config import Config
 from multitask.data.archives import Archive, open_archive
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
-from multitask.data.tables import Table, as_table
+from multitask.data.tables import Table, as_table, how_to_name_images
 from multitask.errors import TableError
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
@@ -105,7 +105,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
             where=data.labels,
             expected=f"ids such as {', '.join(itertools.islice(archive, 3)) or '(no image at all)'}",
             received=f"ids such as {', '.join(table.ids[:3])}",
-            fix="An id is a file name without extension. Check data.images and data.id_column.",
+            fix=f"An id is a file name. Check data.images and data.id_column. {how_to_name_images(frame)}".strip(),
         )
     quarantine = pd.DataFrame(
         {"id": table.ids[~usable], "row": np.flatnonzero(~usable), "reason": audit.reasons[~usable]}

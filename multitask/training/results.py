@@ -22,6 +22,7 @@ from multitask.evaluation.tasks import evaluate_tasks
 from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
+from multitask.privacy import hide_secrets
 from multitask.progress import Progress
 from multitask.runs import RunFolder
 from multitask.spec import ModelSpec
@@ -100,7 +101,7 @@ def next_commands(folder: RunFolder, config: Config) -> list[str]:
     """Return what a person would type next."""
     test = Path(config.data.labels).parent / "test.parquet"
     table = test if test.exists() else "TEST.parquet"
-    images = " ".join(config.data.images)
+    images = hide_secrets(" ".join(config.data.images))
     return [
         f"python -m multitask.predict {table} --images {images} --run {folder.name}",
         f"python -m multitask.evaluate LABELS.parquet --images {images} --run {folder.name}",

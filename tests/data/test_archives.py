@@ -123,12 +123,14 @@ def test_an_id_that_two_files_bear_is_ambiguous_and_names_them(tmp_path: Path) -
     first = write_zip(tmp_path / "one.zip", {"x/twin.jpg": b"1", "single.jpg": b"2", "x/twin.png": b"3"})
     second = write_tar(tmp_path / "two.tar", "w", {"y/twin.jpg": b"4"})
     with open_archive(first, second) as archive:
-        assert list(archive) == ["single"]
+        assert list(archive) == ["single", "y/twin"]
         assert archive.ambiguous == {
             "twin": ("one.zip:x/twin.jpg", "one.zip:x/twin.png", "two.tar:y/twin.jpg"),
             "x/twin": ("one.zip:x/twin.jpg", "one.zip:x/twin.png"),
         }
-        assert archive["y/twin"] == b"4"
+        assert len(archive) == 2
+        assert (archive["y/twin"], archive["x/twin.png"]) == (b"4", b"3")
+        assert "twin" not in archive
 
 
 def test_several_archives_and_folders_are_one_mapping(tmp_path: Path) -> None:

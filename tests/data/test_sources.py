@@ -35,7 +35,7 @@ from multitask.data.archives import open_archive
 from multitask.data.fetching import Fetcher
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
-from multitask.data.tables import as_table
+from multitask.data.tables import as_table, read_table
 from multitask.demo.probe import encode
 from multitask.errors import ArchiveError, TableError
 from multitask.spec import Task
@@ -55,8 +55,12 @@ def test_a_table_of_every_kind_reads_the_same(kind: str, tmp_path: Path) -> None
         FRAME.to_csv(path, index=False, sep="\t" if kind == "tsv" else ",")
     else:
         pyarrow.feather.write_feather(FRAME, path)
-    assert read_frame(path).to_dict("list") == FRAME.to_dict("list")
-    assert read_frame(f"file://{path}").to_dict("list") == FRAME.to_dict("list")
+    task = Task(name="tags", kind="multilabel", columns=("tag",), classes=("tag",))
+    for place in (path, f"file://{path}"):
+        table = read_table(place, "uuid", [task])
+        assert table.ids.tolist() == ["a", "b", "c"]
+        assert table.labels["tags"].tolist() == [[0], [1], [0]]
+        assert table.extra["kind"].tolist() == ["x", "y", "x"]
 
 
 def test_parts_are_one_table_in_the_order_of_their_names(tmp_path: Path) -> None:
