@@ -59,8 +59,8 @@ def _found_classes(frame: pd.DataFrame, task: TaskConfig, where: str) -> tuple[s
         return task.classes
     values = pd.unique(as_names(column_of(frame, task.columns[0], where)))
     found = {task.merged(name) for name in values if name is not None}
-    numeric = all(name.lstrip("-").isdigit() for name in found)
-    classes = sorted(found, key=int) if numeric else sorted(found)
+    numeric = all(re.fullmatch(r"-?[0-9]+", name) for name in found)
+    classes = sorted(found, key=lambda name: (int(name), name)) if numeric else sorted(found)
     if len(classes) < 2:
         raise TableError(
             "a multiclass task needs at least two classes",

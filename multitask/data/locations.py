@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.fs
@@ -124,7 +125,7 @@ class Location:
 
         That of $MULTITASK_DATABASE_PASSWORD, else none, so that the ways of the driver apply ($PGPASSWORD and such).
         """
-        given = os.environ.get(_PASSWORD, "")
+        given = quote(os.environ.get(_PASSWORD, ""), safe="")
         return self.place.replace(f":{HIDDEN}@", f":{given}@" if given else "@", 1)
 
     def parts(self) -> list[Part]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sqlite3
 import struct
 import tarfile
@@ -22,14 +23,17 @@ from PIL import Image
 from multitask import evaluate, predict
 from multitask.config import Config
 from multitask.data.archives import open_archive
+from multitask.errors import TableError
 from multitask.exploration.survey import survey
+from multitask.prediction.trained import KerasPredictor
 from multitask.progress import Quiet
-from multitask.runs import Run
+from multitask.publishing import exporting
+from multitask.runs import Run, RunFolder
 from multitask.training.preparation import prepare
 from tests.conftest import write_zip
 
 pytestmark = pytest.mark.tensor
-ROWS = 60
+ROWS = 24
 
 
 @dataclass
@@ -154,6 +158,17 @@ SOURCES: dict[str, Callable[[World], tuple[str, str]]] = {
 }
 
 
+@pytest.fixture(scope="module")
+def predictor(trained: Run) -> KerasPredictor:
+    return KerasPredictor.of_run(trained)
+
+
+@pytest.fixture(autouse=True)
+def one_network(predictor: KerasPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Load the network once: all runs here have the same."""
+    monkeypatch.setattr(KerasPredictor, "of_run", lambda run, precision="auto": predictor)
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_every_source_works_in_every_door(
     source: str, world: World, trained: Run, make_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
@@ -169,22 +184,65 @@ def test_every_source_works_in_every_door(
 
     run = Run(_copy(trained, config, world.folder / "run"), config, trained.spec)
     table = f"{labels}::{world.settings['query']}" if "query" in world.settings else labels
-    for flags in ([], ["--images", images]):
-        out = world.folder / f"{len(flags)}.parquet"
-        assert predict.main([table, "--run", str(run.folder.directory), "--out", str(out), *flags]) == 0
-        assert len(pd.read_parquet(out)) == ROWS
-        assert set(pd.read_parquet(out)["status"]) <= {"ok", *found["table"]["reasons"]}
+    assert predict.main([table, "--run", str(run.folder.directory)]) == 0
+    answers = pd.read_parquet("predictions.parquet")
+    assert len(answers) == ROWS
+    assert set(answers["status"]) <= {"ok", *found["table"]["reasons"]}
     assert evaluate.main([table, "--run", str(run.folder.directory), "--out", str(world.folder / "figures")]) == 0
     assert json.loads((world.folder / "figures/metrics.json").read_text())
     assert "Traceback" not in capsys.readouterr().err
 
 
-def _copy(trained: Run, config: Config, directory: Path) -> object:
+def _copy(trained: Run, config: Config, directory: Path) -> RunFolder:
     """Copy a finished run, as if it had been trained on other data."""
-    import shutil
-
-    from multitask.runs import RunFolder
-
     shutil.copytree(trained.folder.directory, directory, symlinks=True)
     config.save(directory / "config.toml")
     return RunFolder(directory)
+
+
+def test_a_run_on_a_column_is_proven_gated_and_used_without_another_word(
+    world: World, trained: Run, make_config: Callable[..., Config]
+) -> None:
+    """The photos of its test split come from the column that it was trained on, new ones from that of the new table."""
+    labels = world.write(image=world.in_order())
+    config = make_config(labels=labels, images=("labels::uuid::image",))
+    run = Run(_copy(trained, config, world.folder / "run"), config, trained.spec)
+    splits = pd.read_parquet(run.folder / "splits.parquet")
+    wanted = [name for name in splits["id"][splits["split"] == "test"][:16] if name in world.images]
+    assert exporting._photos(run, Quiet()) == [world.images[name] for name in wanted]
+
+    new = {f"new-{row}": data for row, data in enumerate(world.in_order()[:3])}
+    pd.DataFrame({"uuid": list(new), "image": list(new.values())}).to_parquet("new.parquet")
+    assert predict.main(["new.parquet", "--run", str(run.folder.directory), "--out", "new.out.parquet"]) == 0
+    assert pd.read_parquet("new.out.parquet")["status"].tolist() == ["ok"] * 3
+
+    pd.DataFrame({"uuid": [*world.labels["uuid"][:2]]}).to_parquet("known.parquet")
+    assert predict.main(["known.parquet", "--run", str(run.folder.directory), "--out", "known.out.parquet"]) == 0
+    assert pd.read_parquet("known.out.parquet")["status"].tolist() == ["ok"] * 2
+
+
+def test_pictures_are_predicted_without_a_table(world: World, trained: Run) -> None:
+    folder = world.files()
+    for place, rows in ((folder, ROWS), (next(folder.rglob("*.jpg")), 1)):
+        assert predict.main([str(place), "--run", str(trained.folder.directory)]) == 0
+        assert pd.read_parquet("predictions.parquet")["status"].tolist() == ["ok"] * rows
+
+
+def test_a_table_without_any_image_is_refused_and_earlier_answers_are_kept(world: World, trained: Run) -> None:
+    pd.DataFrame({"uuid": ["x", "y"]}).to_parquet("t.parquet")
+    Path("predictions.parquet").write_bytes(b"earlier")
+    with pytest.raises(TableError, match=r"no row has an image.*received ids such as x, y.*--images"):
+        predict.main(["t.parquet", "--run", str(trained.folder.directory)])
+    assert Path("predictions.parquet").read_bytes() == b"earlier"
+
+
+def test_a_broken_prediction_goes_on_only_with_the_same_images(world: World) -> None:
+    place = world.write(image=world.in_order())
+    ids = list(world.images)
+    with open_archive(f"{place}::uuid::image") as archive:
+        before, again = archive.fingerprint(ids), archive.fingerprint(ids)
+    world.images[ids[3]] = world.images[ids[4]]
+    world.write(image=world.in_order())
+    with open_archive(f"{place}::uuid::image") as archive:
+        assert before == again != archive.fingerprint(ids)
+        assert archive.fingerprint([*ids, "nobody"]) != archive.fingerprint(ids)

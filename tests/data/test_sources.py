@@ -32,7 +32,6 @@ from multitask.audit.rows import audit_rows
 from multitask.config import Config, DataConfig, FitConfig, ModelConfig, TaskConfig, load_config
 from multitask.data import fetching
 from multitask.data.archives import open_archive
-from multitask.data.fetching import Fetcher
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
 from multitask.data.tables import as_table, read_table
@@ -220,18 +219,6 @@ def test_the_audit_fetches_several_at_once_and_no_more_than_is_polite(web: Web, 
         found = audit_rows(as_table(frame, "uuid", [task], "t"), [task], archive, 10**8)
     assert (found.reasons == "").all()
     assert 1 < web.most <= fetching.AT_ONCE_PER_HOST
-
-
-def test_a_file_too_large_or_a_silent_server_is_given_up(
-    web: Web, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fetching, "LARGEST_BYTES", 10)
-    with pytest.raises(OSError, match="larger than 10 bytes"):
-        Fetcher(tmp_path / "cache").get(f"{web.url}/a.jpg")
-    monkeypatch.setattr(fetching, "_TRIES", 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(OSError, match="Timeout"):
-        Fetcher(tmp_path / "cache", timeout=0.2).get(f"http://127.0.0.1:{silent.getsockname()[1]}/a.jpg")
-    assert not list(tmp_path.glob("cache/*"))
 
 
 def class_folders(root: Path, per_class: int = 12) -> Path:
