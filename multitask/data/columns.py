@@ -32,6 +32,8 @@ _READ_BYTES = 1 << 20
 # What a cell may be.
 _BYTES, _FILE, _ADDRESS, _WRONG = range(4)
 _DIGEST_BYTES = 32
+# No path is longer, and no browser takes a longer address.
+_LONGEST_PLACE = 4096
 
 
 class ColumnImages:
@@ -205,6 +207,8 @@ def _read_cell(value: Any) -> tuple[int, bytes | str]:
     if isinstance(value, bytes | bytearray | memoryview):
         return _BYTES, bytes(value)
     if isinstance(value, str):
+        if len(value) > _LONGEST_PLACE:
+            return _WRONG, f"the cell is text of {len(value):,} letters; expected bytes, a file name or an address"
         return _ADDRESS if value.startswith(("http://", "https://")) else _FILE, value
     if value is None or (pd.api.types.is_scalar(value) and pd.isna(value)):
         return _FILE, ""

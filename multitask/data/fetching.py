@@ -74,7 +74,7 @@ class Fetcher:
 
     def __init__(self, cache: Path = CACHE, timeout: float = 20.0, deadline: float = DEADLINE_S) -> None:
         self._cache, self._timeout, self._deadline = cache, timeout, deadline
-        self._hosts: dict[str, threading.Semaphore] = defaultdict(lambda: threading.Semaphore(AT_ONCE_PER_HOST))
+        self._hosts: dict[str, threading.Semaphore] = {}
         self._failures: dict[str, int] = defaultdict(int)
         self._problem: dict[str, str] = {}
         self._session = requests.Session()
@@ -95,7 +95,8 @@ class Fetcher:
             host = urlsplit(url).netloc
         except ValueError as error:
             raise OSError(f"{url} is no address: {error}") from None
-        with self._hosts[host]:
+        # Two threads must not make two of them.
+        with self._hosts.setdefault(host, threading.Semaphore(AT_ONCE_PER_HOST)):
             if self._failures[host] >= FAILURES:
                 reason = f"{host} gave no answer for {FAILURES} files in a row ({self._problem[host]})"
                 raise OSError(f"{url} was not asked for: {reason}")

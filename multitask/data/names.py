@@ -112,7 +112,7 @@ class Index:
             return np.full(len(names), -1, np.int64)
         wanted = np.fromiter(map(hash, names), np.int64, len(names))
         at = np.minimum(np.searchsorted(self._hashes, wanted), len(self._hashes) - 1)
-        return np.where(self._hashes[at] == wanted, self._numbers[at], -1).astype(np.int64)
+        return np.where(self._hashes[at] == wanted, self._numbers[at].astype(np.int64), -1)
 
     def shared(self) -> Iterator[tuple[str, list[int]]]:
         """Yield the names that several files bear, with these files."""

@@ -27,10 +27,12 @@ def open_rows(
 
     Raises:
         ConfigError: nothing says where the images lie.
-        TableError: no row has an image.
+        TableError: no row has an image, or there is none.
     """
     if not images and _holds_pictures(table):
         archive = open_archive(table)
+        if not len(archive):
+            raise TableError("is no table and holds no picture", where=table, expected="a table, or pictures")
         return archive.row_names(), archive
     ids = read_table(table, id_column).ids.tolist()
     archive = open_archive(*images_of(table, images, trained_on))

@@ -214,6 +214,7 @@ def test_addresses_of_this_network_are_told(address: str, inside: bool) -> None:
 
 def test_a_malformed_cell_costs_its_row_alone(web: Web, tmp_path: Path) -> None:
     bad = ["http://[oops", "http://", "http://a b/c.jpg", "https://\x00/", "a\0b.jpg", "no/such/file.jpg", "/"]
+    bad.append("\\xffd8ff" * 1000)
     found = reasons(tmp_path, table_of(tmp_path, [*bad, f"{web.url}/fine.jpg"]))
     assert found[-1] == ""
     assert all(found[:-1])

@@ -37,6 +37,8 @@ from multitask.data.labels import settle_classes
 from multitask.data.tables import as_table, read_table
 from multitask.demo.probe import encode
 from multitask.errors import ArchiveError, TableError
+from multitask.exploration.survey import survey
+from multitask.progress import Lines
 from multitask.spec import Task
 from multitask.training.fitting import fit
 from tests.conftest import photo, write_zip
@@ -249,6 +251,21 @@ def test_folders_of_classes_are_a_table_and_its_images(tmp_path: Path) -> None:
     assert read_frame(tmp_path / "flat").columns.tolist() == ["uuid", "folder"]
 
 
+def test_folders_of_classes_hold_what_the_archive_holds_and_no_litter(tmp_path: Path) -> None:
+    suffixes = (".jpg", ".JPEG", ".jfif", ".jpe", ".tif", ".tiff", ".png", ".webp", ".heic", ".txt")
+    for folder in ("hat", "shoe", ".ipynb_checkpoints", "__MACOSX", ".git/x", "hat/.ipynb_checkpoints"):
+        for number, suffix in enumerate(suffixes):
+            path = tmp_path / f"root/{folder}/{number}{suffix}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photo(number))
+        (path.parent / "._5.jpg").write_bytes(b"litter")
+    frame = read_frame(tmp_path / "root")
+    assert frame["folder"].value_counts().to_dict() == {"hat": 9, "shoe": 9}
+    with open_archive(tmp_path / "root") as archive:
+        assert sorted(archive) == sorted(frame["uuid"])
+        assert archive.without_row(frame["uuid"]) == []
+
+
 def write_idx(path: Path, values: np.ndarray) -> Path:
     head = struct.pack(f">HBB{values.ndim}I", 0, 8, values.ndim, *values.shape)
     data = head + values.astype(np.uint8).tobytes()
@@ -283,6 +300,27 @@ def test_idx_files_are_images_and_labels(suffix: str, tmp_path: Path) -> None:
         open_archive(str(root / f"train-labels-idx1-ubyte{suffix}"))
     with pytest.raises(TableError, match="holds images, not labels"):
         read_frame(str(root / f"train-images-idx3-ubyte{suffix}"))
+
+
+@pytest.mark.parametrize("prefix", ["emnist-letters-{}", "qmnist.{}", "{}"])
+def test_idx_files_of_one_folder_bear_distinct_ids_and_their_split(prefix: str, tmp_path: Path) -> None:
+    for part, rows in (("train", 5), ("test", 3)):
+        name = prefix.format(part)
+        write_idx(tmp_path / f"{name}-images-idx3-ubyte", np.full((rows, 4, 4), len(name)))
+        write_idx(tmp_path / f"{name}-labels-idx1-ubyte", np.arange(rows) % 2)
+    frame = read_frame(tmp_path)
+    assert frame["uuid"].is_unique
+    assert frame["uuid"].tolist()[0] == f"{prefix.format('test')}-000000"
+    assert frame["split"].value_counts().to_dict() == {"train": 5, "test": 3}
+    with open_archive(str(tmp_path / "*-images-idx3-ubyte")) as archive:
+        assert set(archive) == set(frame["uuid"])
+
+
+def test_an_idx_file_that_holds_more_than_it_says_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = write_idx(tmp_path / "train-images-idx3-ubyte.gz", np.zeros((3, 4, 4)))
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()) + bytes(1 << 20)))
+    with pytest.raises(ArchiveError, match="holds more than 48 bytes where its header says 3x4x4"):
+        open_archive(path)
 
 
 def test_a_cut_idx_file_is_explained(tmp_path: Path) -> None:
@@ -336,10 +374,12 @@ def test_a_wrong_query_is_explained(query: str, words: str, tmp_path: Path) -> N
         read_frame(write_shop(tmp_path / "shop.db"), query)
 
 
-def test_a_password_is_not_shown(tmp_path: Path) -> None:
-    with pytest.raises(TableError) as error:
-        read_frame("postgresql+psycopg://me:secret@127.0.0.1:9/shop", "SELECT 1")
-    assert "secret" not in str(error.value)
+@pytest.mark.parametrize("place", ["postgresql+psycopg://me:tell@127.0.0.1:9/shop", "none://me:tell@h/s", "pg://:x/y"])
+def test_a_database_that_cannot_be_reached_is_explained_without_its_password(place: str) -> None:
+    for read in (lambda: read_frame(place, "SELECT 1"), lambda: open_archive(f"{place}::SELECT 1::id::image")):
+        with pytest.raises((TableError, ArchiveError)) as error:
+            read()
+        assert "tell" not in str(error.value)
 
 
 @pytest.fixture(scope="module")
@@ -376,6 +416,38 @@ def test_a_real_postgresql_gives_rows_and_streams_them(postgres: str, monkeypatc
     assert frame["tag"].sum() == 350
     with pytest.raises(TableError, match="the query failed"):
         read_frame(postgres, "SELECT nothing FROM nowhere")
+
+
+def test_a_run_on_a_database_shows_its_password_nowhere(
+    postgres: str,
+    sample: Path,
+    make_config: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import sqlalchemy
+
+    frame = pd.read_parquet(sample / "data.parquet").iloc[:80]
+    with open_archive(sample / "images.zip") as archive:
+        frame["image"] = [archive.get(name) for name in frame["uuid"]]
+    frame.loc[frame.index[:3], "image"] = pd.Series([b"broken"] * 3, frame.index[:3])
+    kinds = {"image": sqlalchemy.LargeBinary}
+    frame.to_sql("clothes", sqlalchemy.create_engine(postgres), index=False, dtype=kinds, if_exists="replace")
+    place = postgres.replace("me@", "me:tellnoone@")
+    config = make_config(epochs=1, labels=place, query="SELECT * FROM clothes", images=("labels::uuid::image",))
+    run = fit(config, "run", Lines(), root=tmp_path)
+    survey(config, tmp_path / "survey", Lines())
+    shown = capsys.readouterr().err
+    assert "in postgresql+psycopg://me:***@" in shown
+    texts = [shown, *map(str, pd.read_parquet(run.folder / "quarantine.parquet")["reason"])]
+    kept = [path for path in tmp_path.rglob("*") if path.suffix in (".html", ".toml", ".json", ".txt", ".csv")]
+    texts += [path.read_text() for path in kept]
+    assert len(kept) > 5
+    assert not [text for text in texts if "tellnoone" in text]
+    # The password is taken from the environment where the run has none.
+    monkeypatch.setenv("MULTITASK_DATABASE_PASSWORD", "tellnoone")
+    assert len(read_frame(load_config(run.folder.config_file).data.labels, "SELECT uuid FROM clothes")) == 80
 
 
 @pytest.fixture(scope="module")
