@@ -15,6 +15,7 @@ import tyro
 
 from multitask import cli
 from multitask.errors import ConfigError
+from multitask.privacy import hide_secrets
 from multitask.progress import Lines
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _of_server(arguments: Arguments, url: str) -> _Source:
         from multitask.serving.client import Client
 
         client = Client(url, token=arguments.token or os.environ.get("MULTITASK_TOKEN", ""))
-        return client, {"multitask.url": client.url, "multitask.version": str(client.version)}
+        return client, {"multitask.url": hide_secrets(client.url), "multitask.version": str(client.version)}
 
     # A server batches what arrives together; four requests under way keep it from waiting for us.
     return _Source(f"the server at {url}", "uuid", None, make, workers=4)

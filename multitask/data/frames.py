@@ -162,7 +162,7 @@ def _query(table: Location) -> pd.DataFrame:
         import sqlalchemy
     except ImportError:
         raise TableError(
-            "SQLAlchemy is not installed", where=str(table), fix="Install it: pip install 'multitask[sql]'"
+            "SQLAlchemy is not installed", where=str(table), fix="Install it: pip install sqlalchemy"
         ) from None
     if not table.query:
         raise TableError(

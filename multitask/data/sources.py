@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from multitask.config import DataConfig, in_table
 from multitask.data.archives import Archive, open_archive
 from multitask.data.frames import IMAGE_COLUMNS, read_frame
 from multitask.data.idx import is_idx
 from multitask.data.locations import SEPARATOR, TABLE_SUFFIXES, Location
-from multitask.data.tables import read_table
-from multitask.errors import ConfigError, TableError
+from multitask.data.tables import how_to_name_images, read_table
+from multitask.errors import ArchiveError, ConfigError, TableError
 
 
 def open_rows(
@@ -47,6 +49,21 @@ def open_rows(
             fix="Name the archives of these rows: --images ARCHIVE.",
         )
     return ids, archive
+
+
+def open_images(data: DataConfig, labels: pd.DataFrame) -> Archive:
+    """Open the images of a label table.
+
+    Raises:
+        ArchiveError: they cannot be opened; where the table itself holds or names images, the words for that are told.
+    """
+    try:
+        return open_archive(*data.archives)
+    except ArchiveError as error:
+        fix = f"{error.fix} {how_to_name_images(labels)}".strip()
+        raise ArchiveError(
+            error.problem, where=error.where, expected=error.expected, received=error.received, fix=fix
+        ) from None
 
 
 def images_of(table: str, images: Sequence[str], trained_on: DataConfig | None) -> tuple[str, ...]:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from multitask.audit.division import divide
 from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
-from multitask.data.archives import Archive, open_archive
+from multitask.data.archives import Archive
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
+from multitask.data.sources import open_images
 from multitask.data.tables import Table, as_table
 from multitask.errors import ArchiveError
 from multitask.exploration import plots as data_plots
@@ -43,7 +44,7 @@ def survey(
     frame = read_frame(data.labels, data.query)
     spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
     table = as_table(frame, data.id_column, spec.tasks, data.labels)
-    archive = _archive(config, progress)
+    archive = _archive(config, frame, progress)
     audit = None if archive is None else _audit(table, spec, archive, config, progress)
     reasons = np.where(table.ids == "", "no id", "").astype(object) if audit is None else audit.reasons
     orphans = [] if archive is None else archive.without_row(table.ids)
@@ -55,9 +56,9 @@ def survey(
     return found
 
 
-def _archive(config: Config, progress: Progress) -> Archive | None:
+def _archive(config: Config, frame: pd.DataFrame, progress: Progress) -> Archive | None:
     try:
-        return open_archive(*config.data.archives)
+        return open_images(config.data, frame)
     except ArchiveError as error:
         progress.say(f"{error}\nLooking at the table alone.")
         return None

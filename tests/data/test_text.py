@@ -17,8 +17,9 @@ from multitask.config import DataConfig, TaskConfig
 from multitask.data.archives import open_archive
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
+from multitask.data.sources import open_images
 from multitask.data.tables import as_table, read_table
-from multitask.errors import TableError
+from multitask.errors import ArchiveError, TableError
 from multitask.spec import Task
 from tests.conftest import write_zip
 
@@ -207,3 +208,10 @@ def test_a_table_without_ids_is_told_the_words_to_type(columns: dict[str, object
     with pytest.raises(TableError, match=words):
         read_table(tmp_path / "t.parquet", "uuid")
     assert read_table(tmp_path / "t.parquet", "row").ids.tolist() == ["0"]
+
+
+def test_images_that_are_not_there_lead_to_those_that_the_table_names(tmp_path: Path) -> None:
+    frame = read_frame(write(tmp_path / "t.csv", "path,kind\ntree/Pants/x.jpg,01\n"))
+    data = DataConfig(labels=str(tmp_path / "t.csv"), images=(str(tmp_path / "data.zip"),), id_column="path")
+    with pytest.raises(ArchiveError, match=r"no such file or folder.*--images labels::path::path"):
+        open_images(data, frame)
