@@ -26,8 +26,8 @@ from multitask.data.locations import ROW, Location, Part
 from multitask.data.names import Texts
 from multitask.errors import ArchiveError, TableError, nearest
 
-# Rows decoded at once, and bytes read from the file at once.
-_BATCH_ROWS = 32
+# Bytes decoded at once, and read from the file at once.
+_BATCH_BYTES = 4 << 20
 _READ_BYTES = 1 << 20
 # What a cell may be.
 _BYTES, _FILE, _ADDRESS, _WRONG = range(4)
@@ -162,7 +162,7 @@ class _Streamed:
     def __iter__(self) -> Iterator[tuple[str | None, Any]]:
         for start, (file, group) in zip(self._starts, self._groups, strict=True):
             columns = [name for name in (self._id_column, self._image_column) if name in file.schema_arrow.names]
-            for batch in file.iter_batches(_BATCH_ROWS, [group], list(dict.fromkeys(columns))):
+            for batch in self._batches_of(file, group, list(dict.fromkeys(columns))):
                 images = batch.column(batch.schema.get_field_index(self._image_column))
                 ids: Iterable[str | None] = map(str, range(start, start + len(images)))
                 if self._id_column in columns:
@@ -195,9 +195,17 @@ class _Streamed:
     def _from_group_of(self, row: int) -> Iterator[tuple[int, pa.Array]]:
         number = self._group_of(row)
         start, (file, group) = self._starts[number], self._groups[number]
-        for batch in file.iter_batches(_BATCH_ROWS, [group], [self._image_column]):
+        self._batch = (0, [])
+        for batch in self._batches_of(file, group, [self._image_column]):
             yield start, batch.column(0)
             start += batch.num_rows
+
+    def _batches_of(self, file: pq.ParquetFile, group: int, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Yield a few rows of a group at a time, nothing of the group before being kept."""
+        pa.default_memory_pool().release_unused()
+        facts = file.metadata.row_group(group)
+        rows = max(1, min(1024, _BATCH_BYTES * facts.num_rows // max(1, facts.total_byte_size)))
+        yield from file.iter_batches(rows, [group], columns)
 
 
 def _read_cell(value: Any) -> tuple[int, bytes | str]:
