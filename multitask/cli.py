@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from multitask.config import Config, config_error, load_config
 from multitask.errors import MultitaskError
+from multitask.privacy import hide_secrets
 from multitask.progress import muted_stderr
 from multitask.spec import Frozen, ModelSpec
 
@@ -26,6 +27,8 @@ Arguments = TypeVar("Arguments")
 
 # No space left, over the quota, or over the largest size of a file.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# A place that was named on the command line, or in the configuration, and cannot be used.
+_PLACES = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
 
 Flags = (tyro.conf.AvoidSubcommands,)
 
@@ -42,14 +45,10 @@ def run_door(main: Callable[[Sequence[str] | None], int]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code
     except OSError as error:
-        if error.errno not in _FULL:
+        if error.errno not in _FULL + _PLACES:
             raise
-        where = f" ({error.filename})" if error.filename else ""
-        print(
-            f"error: the disk is full{where}. Nothing half-written is kept; free some space and run the same command.",
-            file=sys.stderr,
-        )
-        code = 4
+        print(f"error: {_explain(error)}", file=sys.stderr)
+        code = 4 if error.errno in _FULL else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
@@ -57,6 +56,14 @@ def run_door(main: Callable[[Sequence[str] | None], int]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     sys.exit(code)
+
+
+def _explain(error: OSError) -> str:
+    where = hide_secrets(str(error.filename or ""))
+    if error.errno in _FULL:
+        place = f" ({where})" if where else ""
+        return f"the disk is full{place}. Nothing half-written is kept; free some space and run the same command."
+    return f"{where}: {error.strerror}. Choose another place, or change its permissions."
 
 
 def parse(arguments: type[Arguments], module: str, text: str | None, argv: Sequence[str] | None) -> Arguments:

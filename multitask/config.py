@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
+from multitask.privacy import hide_secrets
 from multitask.spec import (
     BACKBONES,
     LAYOUTS,
@@ -41,6 +42,11 @@ def _alias(*flags: str) -> Any:
     return tyro.conf.arg(aliases=flags)
 
 
+def in_table(images: Sequence[str], table: str) -> tuple[str, ...]:
+    """Return locations of images in which `labels::` stands for a table."""
+    return tuple(table + place.removeprefix("labels") if place.startswith("labels::") else place for place in images)
+
+
 class DataConfig(Frozen):
     """Where labels and images lie, and how rows are divided."""
 
@@ -52,7 +58,7 @@ class DataConfig(Frozen):
     """Zip or tar archives, folders, idx files, or a column: TABLE::ID_COLUMN::IMAGE_COLUMN, where `labels` is the label
     table. An image's id is its file name, or its path, without extension."""
     id_column: str = "uuid"
-    """Column of the tables that holds the image id."""
+    """Column of the tables that holds the image id; `row` is the number of the row, for tables without one."""
     group_columns: tuple[str, ...] = ()
     """Rows that share a value in one of these columns stay on one side of a split, e.g. sender_id."""
     split_column: str = ""
@@ -82,10 +88,7 @@ class DataConfig(Frozen):
     @property
     def archives(self) -> tuple[str, ...]:
         """Locations of the images; `labels::ID::IMAGE` is a column of the label table itself."""
-        table = f"{self.labels}::{self.query}" if self.query else self.labels
-        return tuple(
-            table + place.removeprefix("labels") if place.startswith("labels::") else place for place in self.images
-        )
+        return in_table(self.images, f"{self.labels}::{self.query}" if self.query else self.labels)
 
     @model_validator(mode="after")
     def _one_way_to_divide(self) -> DataConfig:
@@ -210,8 +213,14 @@ class Config(Frozen):
             raise config_error(error, "tasks") from None
 
     def save(self, path: Path) -> None:
-        """Write the configuration as TOML that `load_config` reads back as an equal one."""
-        path.write_text(tomli_w.dumps(self.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+        """Write the configuration as TOML that `load_config` reads back as an equal one, but for passwords.
+
+        A password of a database is written as `***`; where that stands, $MULTITASK_DATABASE_PASSWORD is taken.
+        """
+        settings = self.model_dump(mode="json", exclude_none=True)
+        data = settings["data"]
+        data |= {"labels": hide_secrets(data["labels"]), "images": [hide_secrets(place) for place in data["images"]]}
+        path.write_text(tomli_w.dumps(settings), encoding="utf-8")
 
 
 def load_config(path: str | Path | None) -> Config:

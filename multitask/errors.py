@@ -23,9 +23,11 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from multitask.privacy import hide_secrets
+
 
 class MultitaskError(Exception):
-    """Base of all our errors; its text is one readable line.
+    """Base of all our errors; its text is one readable line, without passwords.
 
     Args:
         problem: what is wrong, in a few words.
@@ -43,7 +45,7 @@ class MultitaskError(Exception):
         text = f"{where}: {problem}" if where else problem
         text += f"; expected {expected}" if expected else ""
         text += f"; received {received}" if received else ""
-        super().__init__(f"{text.rstrip('.')}. {fix}".strip())
+        super().__init__(hide_secrets(f"{text.rstrip('.')}. {fix}".strip()))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Let an error cross processes, which its keyword arguments would not."""

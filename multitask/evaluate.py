@@ -16,10 +16,12 @@ from multitask.progress import Lines
 class Arguments:
     """Flags of this door."""
 
-    table: tyro.conf.Positional[Path]
-    """Parquet file with ids and labels, in the columns the run was trained on."""
+    table: tyro.conf.Positional[str]
+    """Table with ids and labels, in the columns the run was trained on: parquet, CSV or Arrow, a folder per class, or
+    ADDRESS::QUERY of a database."""
     images: tuple[str, ...] = ()
-    """Zip or tar archives or folders; by default those the run was trained on."""
+    """Zip or tar archives, folders, or a column: TABLE::ID_COLUMN::IMAGE_COLUMN, where `labels` is this table; by
+    default those the run was trained on."""
     run: str = "latest"
     """Run to evaluate."""
     out: Path | None = None
@@ -30,11 +32,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, print the figures."""
     arguments = cli.parse(Arguments, "multitask.evaluate", __doc__, argv)
     from multitask.data.archives import open_archive
+    from multitask.data.locations import Location
+    from multitask.data.sources import images_of
     from multitask.runs import open_run
 
     run = open_run(arguments.run)
-    out = arguments.out or run.folder / "evaluations" / arguments.table.stem
-    with open_archive(*(arguments.images or run.config.data.archives)) as archive:
+    table = Location.of_table(arguments.table)
+    out = arguments.out or run.folder / "evaluations" / table.stem
+    with open_archive(*images_of(arguments.table, arguments.images, run.config.data)) as archive:
         cli.load_tensorflow()
         from multitask.evaluation.assessment import evaluate_run, seen_line
         from multitask.prediction.trained import KerasPredictor
@@ -42,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         found = evaluate_run(run, KerasPredictor.of_run(run), arguments.table, archive, out, Lines())
     new, seen = found.rows
     if found.new is not None:
-        cli.print_metrics(f"Run {run.folder.name} on {new:,} new rows of {arguments.table}", found.new, run.spec)
+        cli.print_metrics(f"Run {run.folder.name} on {new:,} new rows of {table}", found.new, run.spec)
     if found.seen is not None:
         title = f"Run {run.folder.name} on {seen:,} rows that took part in its training"
         cli.print_metrics(title, found.seen, run.spec)

@@ -28,10 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Look, print what stands out and where the report is."""
     arguments = cli.parse_with_config(Arguments, "multitask.explore", __doc__, argv)
     from multitask.audit.rows import audit_cache
+    from multitask.data.locations import Location
     from multitask.exploration.survey import survey
 
     config = arguments.settings
-    out = arguments.out or audit_cache(config.data) / Path(config.data.labels).stem
+    out = arguments.out or audit_cache(config.data) / Location.of_table(config.data.labels).stem
     found = survey(config, out, Lines())
     rows = [
         [name, task["kind"], f"{task['rows_with_label']:,}", baseline.replace("_", " "), f"{value:.3f}"]

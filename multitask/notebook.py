@@ -26,6 +26,7 @@ from pydantic import ValidationError
 from multitask import runs
 from multitask.config import Config, config_error, load_config
 from multitask.data.archives import Archive, open_archive
+from multitask.data.names import has_image_suffix
 from multitask.errors import ConfigError, PredictionError, TableError, nearest
 from multitask.evaluation.tasks import Evaluation
 from multitask.prediction.scoring import score_rows
@@ -172,19 +173,19 @@ def open_run(name: str = "latest", root: Path = RUNS) -> Run:
 class _Given:
     """Images at hand as a container, see `data.containers`."""
 
-    names_are_ids, path = True, Path("images")
+    names_are_ids, where = True, "images"
 
     def __init__(self, pictures: Mapping[str, Picture]) -> None:
         self._pictures = pictures
 
-    def members(self) -> Iterable[tuple[str, str]]:
-        return ((name, name) for name in self._pictures)
+    def members(self) -> Iterable[str]:
+        return iter(self._pictures)
 
-    def read(self, place: str) -> bytes:
-        return _as_file(self._pictures[place])
+    def read(self, member: int, name: str) -> bytes:
+        return _as_file(self._pictures[name])
 
-    def identity(self, place: str) -> str:
-        return place
+    def identity(self, member: int, name: str) -> str:
+        return name
 
     def close(self) -> None:
         pass
@@ -233,9 +234,7 @@ def _locations(places: Sequence[str | Path], folder: Path) -> tuple[str, ...]:
 
 
 def _is_image_file(place: str | Path) -> bool:
-    from multitask.data.archives import IMAGE_SUFFIXES
-
-    return Path(place).suffix.lower() in IMAGE_SUFFIXES
+    return has_image_suffix(str(place)) and "::" not in str(place)
 
 
 def _id(image: Picture, position: int) -> str:

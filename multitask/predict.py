@@ -1,4 +1,7 @@
-"""Predict a table: `python -m multitask.predict TEST.parquet [--images A ...] [--run R | --model DIR | --url URL]`."""
+"""Predict a table: `python -m multitask.predict TEST.parquet [--images A ...] [--run R | --model DIR | --url URL]`.
+
+In place of the table may stand a picture, or a folder or an archive of pictures; no --images is needed then.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ import tyro
 
 from multitask import cli
 from multitask.errors import ConfigError
+from multitask.privacy import hide_secrets
 from multitask.progress import Lines
 
 if TYPE_CHECKING:
+    from multitask.config import DataConfig
     from multitask.prediction.protocol import Predictor
 
 
@@ -22,10 +27,11 @@ if TYPE_CHECKING:
 class Arguments:
     """Flags of this door."""
 
-    table: tyro.conf.Positional[Path]
-    """Parquet file with the ids to predict."""
+    table: tyro.conf.Positional[str]
+    """Table with the ids to predict: parquet, CSV or Arrow, ADDRESS::QUERY of a database; or pictures themselves."""
     images: tuple[str, ...] = ()
-    """Zip or tar archives or folders; by default those the run was trained on."""
+    """Zip or tar archives, folders, or a column: TABLE::ID_COLUMN::IMAGE_COLUMN, where `labels` is the table that is
+    predicted; by default those the run was trained on."""
     run: str | None = None
     """Run whose model predicts; by default the latest."""
     model: Path | None = None
@@ -48,7 +54,7 @@ class _Source:
 
     name: str
     id_column: str
-    images: tuple[str, ...]
+    trained_on: DataConfig | None
     make: Callable[[], tuple[Predictor, dict[str, str]]]
     workers: int = 2
 
@@ -56,60 +62,57 @@ class _Source:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict, print how many rows got which status."""
     arguments = cli.parse(Arguments, "multitask.predict", __doc__, argv)
-    from multitask.data.archives import open_archive
-    from multitask.data.tables import read_table
+    from multitask.data.sources import open_rows
     from multitask.prediction.scoring import predict_table
 
     source = _source(arguments)
     id_column = arguments.id_column or source.id_column
-    table = read_table(arguments.table, id_column)
     progress = Lines()
-    with open_archive(*(arguments.images or source.images)) as archive:
+    ids, archive = open_rows(arguments.table, id_column, arguments.images, source.trained_on)
+    with archive:
         predictor, metadata = source.make()
-        progress.say(f"predicting {len(table):,} rows with {source.name}")
+        progress.say(f"predicting {len(ids):,} rows with {source.name}")
         statuses = predict_table(
             predictor,
-            list(table.ids),
+            ids,
             archive,
             arguments.out,
             id_column=id_column,
             metadata=metadata,
             workers=source.workers,
-            resume=_fingerprint(arguments.images or source.images),
+            resume=archive.fingerprint(ids),
             progress=progress,
         )
     rows = [[status, f"{count:,}"] for status, count in statuses.most_common()]
-    cli.print_table(f"{arguments.out}: {len(table):,} rows", ["status", "rows"], rows)
+    cli.print_table(f"{arguments.out}: {len(ids):,} rows", ["status", "rows"], rows)
     return 0
-
-
-def _fingerprint(images: Sequence[str]) -> str:
-    """Describe image files by size and time, so that a broken run goes on only with the same ones."""
-    found = []
-    for name in images:
-        files = (
-            sorted(path for path in Path(name).rglob("*") if path.is_file()) if Path(name).is_dir() else [Path(name)]
-        )
-        found += [f"{path}:{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in files]
-    return " ".join(found)
 
 
 def _source(arguments: Arguments) -> _Source:
     """Return what predicts.
 
     Raises:
-        ConfigError: more than one is named, or a server or SavedModel is named without images.
+        ConfigError: more than one is named, or an address is none.
     """
     named = [flag for flag in ("run", "model", "url") if getattr(arguments, flag) is not None]
     if len(named) > 1:
         raise ConfigError(f"--{named[0]} and --{named[1]} exclude each other", where="command line", fix="Give one.")
     if arguments.model is None and arguments.url is None:
         return _of_run(arguments)
-    if not arguments.images:
+    if arguments.model is not None:
+        return _of_export(arguments.model)
+    return _of_server(arguments, _checked(arguments.url or ""))
+
+
+def _checked(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
         raise ConfigError(
-            "--images is missing", where="command line", fix=f"--{named[0]} does not know where they are."
+            "is no address of a server",
+            where="--url",
+            expected=f"http://HOST:PORT, such as http://{url.rpartition('://')[2] or 'localhost:8501'}",
+            received=f'"{url}"',
         )
-    return _of_server(arguments, arguments.url) if arguments.url else _of_export(arguments.model)
+    return url
 
 
 def _of_run(arguments: Arguments) -> _Source:
@@ -123,16 +126,16 @@ def _of_run(arguments: Arguments) -> _Source:
 
         return KerasPredictor.of_run(run, arguments.precision), {"multitask.run": run.folder.name}
 
-    return _Source(f"run {run.folder.name}", run.config.data.id_column, run.config.data.archives, make)
+    return _Source(f"run {run.folder.name}", run.config.data.id_column, run.config.data, make)
 
 
-def _of_export(model: Path | None) -> _Source:
+def _of_export(model: Path) -> _Source:
     def make() -> tuple[Predictor, dict[str, str]]:
         from multitask.serving.native import NativePredictor
 
         return NativePredictor(str(model)), {"multitask.model": str(model)}
 
-    return _Source(f"model {model}", "uuid", (), make)
+    return _Source(f"model {model}", "uuid", None, make)
 
 
 def _of_server(arguments: Arguments, url: str) -> _Source:
@@ -140,10 +143,10 @@ def _of_server(arguments: Arguments, url: str) -> _Source:
         from multitask.serving.client import Client
 
         client = Client(url, token=arguments.token or os.environ.get("MULTITASK_TOKEN", ""))
-        return client, {"multitask.url": client.url, "multitask.version": str(client.version)}
+        return client, {"multitask.url": hide_secrets(client.url), "multitask.version": str(client.version)}
 
     # A server batches what arrives together; four requests under way keep it from waiting for us.
-    return _Source(f"the server at {url}", "uuid", (), make, workers=4)
+    return _Source(f"the server at {url}", "uuid", None, make, workers=4)
 
 
 if __name__ == "__main__":

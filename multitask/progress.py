@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from multitask.privacy import hide_secrets
+
 # On a pipe or in a log file, a line this often is company enough.
 LINE_SECONDS = 10.0
 
@@ -41,8 +43,8 @@ class Lines:
     """Reports on standard error: a bar with the time left on a terminal, else a line every ten seconds."""
 
     def say(self, text: str) -> None:
-        """Print the step."""
-        print(text, file=sys.stderr, flush=True)
+        """Print the step, without passwords."""
+        print(hide_secrets(text), file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
     def track(self, title: str, total: int) -> Iterator[Advance]:

@@ -56,9 +56,10 @@ class TaskConfig(Frozen):
     kind: Kind
     """multiclass: exactly one of several classes. multilabel: each tag is there or not. regression: numbers."""
     columns: tuple[str, ...] = Field(min_length=1)
-    """Label columns: one for multiclass (class names or integers), one per tag (0 or 1) or per number."""
+    """Label columns: one for multiclass (class names or integers), one per tag (0 or 1) or one of lists of tags (lists,
+    or text such as floral;dots), one per number."""
     classes: tuple[str, ...] = ()
-    """Class names in score order; multiclass only. Empty: read from the label table and sorted."""
+    """Class names, or tags of a column of lists, in score order. Empty: read from the label table and sorted."""
     merge: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """New class names, each for several old ones, e.g. tops = ["shirt", "coat"]; multiclass only."""
     top_k: PositiveInt = 1
@@ -95,7 +96,8 @@ class TaskConfig(Frozen):
             if setting not in layout.settings and getattr(self, setting) != default:
                 owner = next(kind for kind, other in LAYOUTS.items() if setting in other.settings)
                 raise ValueError(f"{setting} belongs to {owner} tasks")
-        if "classes" not in layout.settings and self.classes and self.classes != self.columns:
+        is_named = "classes" in layout.settings or (layout.may_list and len(self.columns) == 1)
+        if self.classes and not is_named and self.classes != self.columns:
             raise ValueError(f"the answers of a {self.kind} task are named by its columns; leave classes out")
         merged = [old for names in self.merge.values() for old in names]
         if len(merged) > len(set(merged)):
@@ -128,8 +130,13 @@ class Task(TaskConfig):
 
         Names of the other columns of that table are theirs: the labels of a task `group` are in `label group`.
         """
-        names = (self.name,) if LAYOUTS[self.kind].one_column else self.columns
+        names = (self.name,) if LAYOUTS[self.kind].one_column else self.classes
         return tuple(f"label {name}" if name in SPLIT_COLUMNS else name for name in names)
+
+    @property
+    def lists_tags(self) -> bool:
+        """Does its one label column hold lists of answers? Else it holds class numbers, or each answer has a column."""
+        return LAYOUTS[self.kind].may_list and self.classes != self.columns
 
     @property
     def has_class_numbers(self) -> bool:
@@ -175,11 +182,13 @@ class Layout:
 
     Args:
         one_column: is a label one class number, in one column? Else there is a column per answer.
+        may_list: may one column hold lists of answers instead?
         settings: fields of a task that belong to this kind.
         decisions, names, scores, outputs: see the properties of `Task`.
     """
 
     one_column: bool
+    may_list: bool
     settings: frozenset[str]
     decisions: Callable[[Task], Names]
     names: Callable[[Task], Names]
@@ -202,6 +211,7 @@ def _none(task: Task) -> Names:
 LAYOUTS: dict[Kind, Layout] = {
     "multiclass": Layout(
         one_column=True,
+        may_list=False,
         settings=frozenset(("classes", "merge", "top_k")),
         decisions=_ranks,
         names=lambda task: tuple(f"{column}_name" for column in _ranks(task)),
@@ -210,6 +220,7 @@ LAYOUTS: dict[Kind, Layout] = {
     ),
     "multilabel": Layout(
         one_column=False,
+        may_list=True,
         settings=frozenset(("threshold",)),
         decisions=lambda task: task.classes,
         names=_none,
@@ -218,6 +229,7 @@ LAYOUTS: dict[Kind, Layout] = {
     ),
     "regression": Layout(
         one_column=False,
+        may_list=False,
         settings=frozenset(),
         decisions=_none,
         names=_none,

@@ -97,6 +97,54 @@ def test_labels_without_their_archive_say_what_is_missing(tmp_path: Path) -> Non
     assert "data/data.zip: no such file or folder" in done.stderr
 
 
+def test_an_address_without_a_scheme_is_explained(tmp_path: Path) -> None:
+    write_table(tmp_path / "t.parquet", "ab")
+    done = run("predict", "t.parquet", "--url", "localhost:8501", "--images", "x.zip", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--url: is no address of a server; expected http://HOST:PORT, such as http://localhost:8501" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "flags"),
+    [
+        ("none.parquet", []),
+        ("folder", []),
+        ("t.parquet", ["--images", "none.zip"]),
+        ("t.parquet", ["--images", "t.parquet"]),
+        ("t.parquet", ["--images", "t.parquet::uuid"]),
+        ("t.parquet", ["--images", "none*.jpg"]),
+        ("t.parquet", ["--images", "https://shop/photos.zip"]),
+        ("https://shop/t.parquet", ["--images", "x.zip"]),
+        ("s3://", ["--images", "x.zip"]),
+        ("sqlite:///none/none.db::SELECT 1", ["--images", "x.zip"]),
+        ("t.parquet/below", []),
+    ],
+)
+def test_places_that_are_none_are_explained_in_one_line(
+    place: str, flags: list[str], trained: Run, tmp_path: Path
+) -> None:
+    write_table(tmp_path / "t.parquet", "ab")
+    (tmp_path / "folder").mkdir()
+    done = run("predict", place, *flags, "--run", trained.folder.directory, cwd=tmp_path)
+    assert done.returncode == 3, done.stderr
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.tensor
+def test_a_place_that_cannot_be_written_is_explained(trained: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    flags = ["--run", trained.folder.directory, "--out", "file/below/p.parquet"]
+    done = run("predict", trained.config.data.labels, *flags, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    labels = ["--labels", trained.config.data.labels, "--images", *trained.config.data.images, "--weights", "random"]
+    done = run("train", *labels, "--image-size", 32, 32, "--data.features", "file/below", cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_no_run_to_predict_with_exits_with_4(tmp_path: Path) -> None:
     write_table(tmp_path / "t.parquet", "ab")
     done = run("predict", "t.parquet", cwd=tmp_path)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from multitask.audit import splits
 from multitask.config import DataConfig
+from multitask.data.cells import as_numbers
 from multitask.data.tables import Table
 from multitask.errors import TableError, nearest
 from multitask.spec import Task
@@ -132,7 +133,7 @@ def _refuse_overlap(table: Table, groups: NDArray[np.int64], parts: NDArray[np.o
 def _times(table: Table, data: DataConfig) -> NDArray[np.float64]:
     """Return when each row was: numbers as they are, dates as a count since 1970."""
     values = pd.Series(_column(table, data.time_column, data))
-    times = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    times = as_numbers(values)
     if np.isnan(times).all():
         _refuse_ambiguous(table, values, data)
         dates = pd.to_datetime(values, errors="coerce", format="mixed", utc=True)

@@ -1,5 +1,5 @@
 """Tables and images as people have them.
 
 In: a place (file, folder, archive, bucket, database). Out: `Table` (ids, labels) and `Archive` (id to bytes).
-Read `tables` first.
+Read `tables` first, then `locations`; `sources` puts both together for the doors.
 """

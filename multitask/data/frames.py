@@ -1,204 +1,190 @@
 """Tables as people have them: parquet, CSV, Arrow, idx; one file, several, a folder of parts, a class per folder, SQL.
 
-data.parquet  data.csv  data.tsv  data.arrow  data.feather        one file
-parts/  "parts/*.parquet"                                         several, in the order of their names
-xray/   with train/NORMAL/1.jpeg, train/SICK/7.jpeg ...           columns uuid (path), folder (class), split
-train-labels-idx1-ubyte.gz                                        columns uuid, label, split
-s3://bucket/data.parquet  gs://...  abfs://...                    through pyarrow.fs
-sqlite:///shop.db  postgresql+psycopg://host/shop                 with a query; through SQLAlchemy
+Where a table may lie says `locations`. Integers stay integers whatever is missing beside them; text stays as written.
 """
 
 from __future__ import annotations
 
 import contextlib
-import glob
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.feather
-import pyarrow.fs
 import pyarrow.parquet as pq
 
+from multitask.data.folders import class_folders
 from multitask.data.idx import idx_labels, is_idx
+from multitask.data.locations import Location, Part
+from multitask.data.text import read_text
 from multitask.errors import TableError, install
 
 # A column of bytes with more of them a row holds images; it is read where images are, see `columns`.
 _IMAGE_BYTES = 1000
+# Rows fetched from a database at once.
+_SQL_ROWS = 50_000
+# Where a frame says which of its table's columns hold images; they are not in the frame.
+IMAGE_COLUMNS = "image_columns"
 
 
-def _read_parquet(file: pa.NativeFile) -> pa.Table:
-    """Read a parquet file without its columns of images."""
+def read_frame(location: str | Path | pd.DataFrame, query: str = "") -> pd.DataFrame:
+    """Read a table from wherever it is.
+
+    Args:
+        location: see `locations`; a frame is returned as it is.
+        query: for a database: what to select.
+
+    Raises:
+        TableError: it is missing, cannot be read, is empty, or has two columns of one name.
+    """
+    if isinstance(location, pd.DataFrame):
+        return location
+    table = Location.of_table(str(location), query)
+    with explaining_table(str(table)):
+        frame = _query(table) if table.is_database else _stack([_read(part) for part in table.parts()])
+    if not len(frame):
+        raise TableError("has no rows", where=str(table))
+    return frame
+
+
+def parquet_parts(table: Location) -> list[Part]:
+    """Return the parquet files that a location stands for; none if it is something else."""
+    if table.is_database:
+        return []
+    parts = table.parts()
+    is_parquet = [
+        _READERS.get(part.suffix, _read_parquet) is _read_parquet
+        and not (part.path and (part.path.is_dir() or is_idx(part.path)))
+        for part in parts
+    ]
+    return parts if all(is_parquet) else []
+
+
+def as_frame(table: pa.Table, where: str) -> pd.DataFrame:
+    """Return Arrow's columns as pandas', integers that are missing somewhere as such and not as floats.
+
+    Raises:
+        TableError: two columns have one name.
+    """
+    _refuse_repeats(table.column_names, where)
+    frame = table.to_pandas(ignore_metadata=True)
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count and column.type in _NULLABLE:
+            frame[name] = column.to_pandas(types_mapper=_NULLABLE.get)
+    return frame[[name for name in frame if not re.fullmatch(r"__index_level_\d+__", str(name))]]
+
+
+def _refuse_repeats(names: Sequence[str], where: str) -> None:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise TableError(f'two columns are named "{repeated[0]}"', where=where, fix="Rename one of them.")
+
+
+_NULLABLE = {
+    getattr(pa, kind.lower())(): getattr(pd, f"{kind}Dtype")()
+    for kind in ("Int8", "Int16", "Int32", "Int64", "UInt8", "UInt16", "UInt32", "UInt64")
+}
+
+
+def _read(part: Part) -> pd.DataFrame:
+    if part.path is not None and part.path.is_dir():
+        return class_folders(part.path)
+    if part.path is not None and "idx" in part.path.name and is_idx(part.path):
+        return idx_labels(part.path)
+    with explaining_table(part.name), part.open() as file:
+        return _READERS.get(part.suffix, _read_parquet)(file, part.name)
+
+
+def _read_parquet(file: pa.NativeFile, where: str) -> pd.DataFrame:
+    """Read a parquet file without its columns of images, which the frame names."""
     parquet = pq.ParquetFile(file)
     groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
     sizes: dict[str, int] = {}
     for column in [group.column(number) for group in groups for number in range(group.num_columns)]:
         name = column.path_in_schema.split(".")[0]
         sizes[name] = sizes.get(name, 0) + column.total_uncompressed_size
-    kept = [
+    images = [
         field.name
         for field in parquet.schema_arrow
-        if not (_holds_bytes(field.type) and sizes.get(field.name, 0) > _IMAGE_BYTES * parquet.metadata.num_rows)
+        if _holds_bytes(field.type) and sizes.get(field.name, 0) > _IMAGE_BYTES * parquet.metadata.num_rows
     ]
-    return parquet.read(columns=kept)
+    kept = [name for name in parquet.schema_arrow.names if name not in images]
+    frame = as_frame(parquet.read(columns=kept), where)
+    frame.attrs[IMAGE_COLUMNS] = images
+    return frame
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
     if pa.types.is_struct(kind):
         return any(_holds_bytes(kind.field(number).type) for number in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return pa.types.is_uint8(kind.value_type)
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
 
 
-_READERS: dict[str, Callable[[pa.NativeFile], pa.Table]] = {
+def _read_arrow(file: pa.NativeFile, where: str) -> pd.DataFrame:
+    return as_frame(pyarrow.feather.read_table(file), where)
+
+
+_READERS: dict[str, Callable[[pa.NativeFile, str], pd.DataFrame]] = {
     ".parquet": _read_parquet,
     ".pq": _read_parquet,
-    ".csv": pyarrow.csv.read_csv,
-    ".tsv": lambda file: pyarrow.csv.read_csv(file, parse_options=pyarrow.csv.ParseOptions(delimiter="\t")),
-    ".arrow": pyarrow.feather.read_table,
-    ".feather": pyarrow.feather.read_table,
+    ".csv": lambda file, where: as_frame(read_text(file.read(), where), where),
+    ".tsv": lambda file, where: as_frame(read_text(file.read(), where, "\t"), where),
+    ".arrow": _read_arrow,
+    ".feather": _read_arrow,
 }
-_SPLITS = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-}
-_SPLITS |= {"test": "test", "testing": "test"}
-_PICTURES = (".jpg", ".jpeg", ".png", ".gif", ".bmp", ".webp")
-# Rows fetched from a database at once.
-_SQL_ROWS = 50_000
 
 
-def read_frame(location: str | Path, query: str = "") -> pd.DataFrame:
-    """Read a table from wherever it is.
-
-    Args:
-        location: see the top of this file.
-        query: for a database: what to select.
-
-    Raises:
-        TableError: it is missing, cannot be read, or is empty.
-    """
-    place = str(location)
-    if "://" in place and not place.startswith(("s3:", "gs:", "gcs:", "abfs:", "abfss:", "file:", "http:", "https:")):
-        frame = _query(place, query)
-    elif "://" in place:
-        frame = _remote(place)
-    else:
-        frame = pd.concat([_local(path) for path in _files(place)], ignore_index=True)
-    if frame.empty:
-        raise TableError("has no rows", where=place)
+def _stack(parts: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Put parts below each other; what has one type in one part and another in the next keeps both."""
+    if not parts:
+        return pd.DataFrame()
+    kinds: dict[Any, set[str]] = {}
+    for part in parts:
+        for name, kind in part.dtypes.items():
+            kinds.setdefault(name, set()).add(str(kind))
+    # A column that a part lacks is filled with missing values, which would turn integers into floats as well.
+    mixed = {name for name, found in kinds.items() if len(found) > 1 or any(name not in part.columns for part in parts)}
+    columns = [part.astype({name: object for name in mixed if name in part.columns}) for part in parts]
+    frame = pd.concat(columns, ignore_index=True)
+    frame.attrs = dict(parts[0].attrs)
     return frame
 
 
-def _files(place: str) -> list[Path]:
-    """Return the files of a location; a folder of pictures stands for itself."""
-    path = Path(place)
-    if path.is_dir():
-        parts = sorted(part for part in path.iterdir() if part.suffix.lower() in _READERS or is_idx_labels(part))
-        return parts or [path]
-    if path.is_file():
-        return [path]
-    found = sorted(map(Path, glob.glob(place)))
-    if not found:
-        raise TableError(
-            "no such file", where=place, expected="a table", fix="Name the table with --labels, or set data.labels."
-        )
-    return found
-
-
-def parquet_files(place: str) -> list[Path]:
-    """Return the parquet files on disk that a location stands for; none if it is something else."""
-    if "://" in place:
-        return []
-    files = _files(place)
-    return (
-        files
-        if all(path.is_file() and _reader(path.name) is _read_parquet and not is_idx(path) for path in files)
-        else []
-    )
-
-
-def is_idx_labels(path: Path) -> bool:
-    """Tell a file of idx labels."""
-    return "idx1" in path.name and path.is_file() and is_idx(path)
-
-
-def _local(path: Path) -> pd.DataFrame:
-    if path.is_dir():
-        return _class_folders(path)
-    if "idx" in path.name and is_idx(path):
-        return idx_labels(path)
-    with explaining_table(str(path)):
-        return _reader(path.name)(pa.OSFile(str(path))).to_pandas()
-
-
-def _remote(place: str) -> pd.DataFrame:
-    with explaining_table(place):
-        filesystem, path = pyarrow.fs.FileSystem.from_uri(place)
-        info = filesystem.get_file_info(path)
-        if info.type == pyarrow.fs.FileType.NotFound:
-            raise TableError("no such file", where=place)
-        names = [path]
-        if info.type == pyarrow.fs.FileType.Directory:
-            listed = filesystem.get_file_info(pyarrow.fs.FileSelector(path))
-            names = sorted(entry.path for entry in listed if PurePosixPath(entry.path).suffix.lower() in _READERS)
-        tables = []
-        for name in names:
-            with filesystem.open_input_file(name) as file:
-                tables.append(_reader(name)(file).to_pandas())
-        return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def _reader(name: str) -> Callable[[pa.NativeFile], pa.Table]:
-    """Return what reads a file of this name; parquet where the name says nothing."""
-    return _READERS.get(PurePosixPath(name).suffix.lower(), _read_parquet)
-
-
-def _class_folders(root: Path) -> pd.DataFrame:
-    """Make a table of pictures in folders that bear the names of their classes, with or without folders of splits."""
-    rows = []
-    for directory, subdirectories, files in os.walk(root):
-        subdirectories.sort()
-        parents = Path(directory).relative_to(root).parts
-        split = _SPLITS.get(parents[0].lower(), "") if parents else ""
-        if not parents or (split and len(parents) < 2):
-            continue
-        stems = [Path(name).stem for name in sorted(files) if Path(name).suffix.lower() in _PICTURES]
-        label = parents[1] if split else parents[0]
-        rows += [("/".join([*parents, stem]), label, split) for stem in stems]
-    if not rows:
-        raise TableError(
-            "is a folder without tables and without pictures in folders",
-            where=str(root),
-            expected="parts of a table, or a folder per class",
-        )
-    frame = pd.DataFrame(rows, columns=["uuid", "folder", "split"])
-    return frame if frame["split"].any() else frame.drop(columns="split")
-
-
-def _query(url: str, query: str) -> pd.DataFrame:
+def _query(table: Location) -> pd.DataFrame:
     """Read the rows of a query, streamed."""
     try:
         import sqlalchemy
     except ImportError:
         fix = f"Install it: {install('sqlalchemy>=2.1,<3', 'psycopg[binary]>=3.3,<4')}"
-        raise TableError("SQLAlchemy is not installed", where=url, fix=fix) from None
-    if not query:
-        raise TableError("a database needs a query", where=url, fix="Set data.query.")
+        raise TableError("SQLAlchemy is not installed", where=str(table), fix=fix) from None
+    if not table.query:
+        raise TableError(
+            "a database needs a query", where=str(table), fix="Set data.query, or name the table as ADDRESS::QUERY."
+        )
+    parts = []
     try:
-        engine = sqlalchemy.create_engine(url)
+        engine = sqlalchemy.create_engine(table.with_password())
         with engine.connect().execution_options(stream_results=True) as connection:
-            parts = list(pd.read_sql(sqlalchemy.text(query), connection, chunksize=_SQL_ROWS))
+            result = connection.execute(sqlalchemy.text(table.query))
+            names = list(result.keys())
+            _refuse_repeats(names, str(table))
+            while rows := result.fetchmany(_SQL_ROWS):
+                parts.append(pd.DataFrame([tuple(row) for row in rows], columns=names, dtype=object))
         engine.dispose()
-    except (sqlalchemy.exc.SQLAlchemyError, pd.errors.DatabaseError) as error:
-        shown = sqlalchemy.engine.make_url(url).render_as_string(hide_password=True) if "://" in url else url
-        raise TableError(f"the query failed ({str(error).splitlines()[0]})", where=shown) from None
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    except ImportError as error:
+        raise TableError(f"needs {error.name}", where=str(table), fix=f"Install it: pip install {error.name}") from None
+    except (sqlalchemy.exc.SQLAlchemyError, ValueError) as error:
+        raise TableError(f"the query failed ({str(error).splitlines()[0]})", where=str(table)) from None
+    frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    # A column of objects with nothing missing finds its type; in the others that would make integers floats.
+    whole = [name for name in frame if not frame[name].isna().any()]
+    return frame.astype({name: frame[name].infer_objects().dtype for name in whole})
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from multitask.data.cells import as_names, as_numbers, holds_lists, tag_lists
+from multitask.data.locations import ROW
 from multitask.errors import TableError, nearest
 from multitask.spec import Task, TaskConfig
 
@@ -37,28 +40,18 @@ def settle_classes(frame: pd.DataFrame, tasks: Mapping[str, TaskConfig], where: 
     return {name: LABELS[task.kind].classes(frame, task, where) for name, task in tasks.items()}
 
 
-def column_of(frame: pd.DataFrame, name: str, where: str) -> pd.Series[Any]:
-    """Return a column.
+def column_of(frame: pd.DataFrame, name: str, where: str, fix: str = "") -> pd.Series[Any]:
+    """Return a column; `row` is the number of the row in a table without a column of that name.
 
     Raises:
-        TableError: there is none of that name.
+        TableError: there is none of that name; `fix` is added to what might have been meant.
     """
-    if name not in frame:
-        raise TableError(f'no column "{name}"', where=where, fix=nearest(name, map(str, frame.columns)))
-    return frame[name]
-
-
-def as_names(column: pd.Series[Any]) -> NDArray[np.object_]:
-    """Return values as names: whole numbers without a decimal point, None for a missing value."""
-    codes, values = pd.factorize(column.to_numpy(object), use_na_sentinel=True)
-    names = np.array([*map(_name, values), None], object)
-    return names[codes]
-
-
-def _name(value: Any) -> str:
-    if isinstance(value, float | np.floating) and float(value).is_integer():
-        return str(int(value))
-    return str(value)
+    if name in frame:
+        return frame[name]
+    if name == ROW:
+        return pd.Series(range(len(frame)), name=ROW)
+    known = nearest(name, map(str, frame.columns))
+    raise TableError(f'no column "{name}"', where=where, fix=f"{known} {fix}".strip())
 
 
 def _found_classes(frame: pd.DataFrame, task: TaskConfig, where: str) -> tuple[str, ...]:
@@ -66,8 +59,8 @@ def _found_classes(frame: pd.DataFrame, task: TaskConfig, where: str) -> tuple[s
         return task.classes
     values = pd.unique(as_names(column_of(frame, task.columns[0], where)))
     found = {task.merged(name) for name in values if name is not None}
-    numeric = all(name.lstrip("-").isdigit() for name in found)
-    classes = sorted(found, key=int) if numeric else sorted(found)
+    numeric = all(re.fullmatch(r"-?[0-9]+", name) for name in found)
+    classes = sorted(found, key=lambda name: (int(name), name)) if numeric else sorted(found)
     if len(classes) < 2:
         raise TableError(
             "a multiclass task needs at least two classes",
@@ -84,10 +77,43 @@ def _read_classes(frame: pd.DataFrame, task: Task, ids: NDArray[np.object_], whe
     return _encode(column, codes, f"one of {len(task.classes)} classes", ids, where)
 
 
+def _found_tags(frame: pd.DataFrame, task: TaskConfig, where: str) -> tuple[str, ...]:
+    """Return the tags of a task: one per column, as given, or all that the lists of its one column hold."""
+    if task.classes or len(task.columns) > 1:
+        return task.classes or task.columns
+    column = column_of(frame, task.columns[0], where)
+    if not holds_lists(column):
+        return task.columns
+    tags = sorted({tag for cell in pd.unique(tag_lists(column)) if cell is not None for tag in cell})
+    if not tags:
+        raise TableError("no row has a tag", where=f"{where}, column {task.columns[0]}", fix="Name the tags: classes.")
+    return tuple(tags)
+
+
 def _read_tags(frame: pd.DataFrame, task: Task, ids: NDArray[np.object_], where: str) -> Labels:
-    codes = {"0": 0.0, "1": 1.0, "False": 0.0, "True": 1.0}
     columns = [column_of(frame, column, where) for column in task.columns]
-    return np.stack([_encode(column, codes, "0 or 1", ids, where) for column in columns], axis=1)
+    if task.lists_tags:
+        return _read_lists(columns[0], task, ids, where)
+    return np.stack([_encode(column, _FLAGS, "0 or 1", ids, where) for column in columns], axis=1)
+
+
+_FLAGS = {"0": 0.0, "1": 1.0, "0.0": 0.0, "1.0": 1.0, **dict.fromkeys(("False", "false", "FALSE"), 0.0)}
+_FLAGS |= dict.fromkeys(("True", "true", "TRUE"), 1.0)
+
+
+def _read_lists(column: pd.Series[Any], task: Task, ids: NDArray[np.object_], where: str) -> Labels:
+    """Read lists of tags: 1 for each that a cell names, 0 for the others, NaN for a cell that is missing."""
+    positions, cells = pd.factorize(tag_lists(column), use_na_sentinel=True)
+    place = {tag: number for number, tag in enumerate(task.classes)}
+    found = np.zeros((len(cells) + 1, len(place)), np.float32)
+    found[-1] = np.nan
+    unknown = np.full(len(cells) + 1, None, object)
+    for number, cell in enumerate(cells):
+        found[number, [place[tag] for tag in cell if tag in place]] = 1
+        unknown[number] = next((tag for tag in cell if tag not in place), None)
+    is_wrong = np.array([tag is not None for tag in unknown])
+    _refuse(column, is_wrong[positions], unknown[positions], f"one of {len(place)} tags", ids, where, place)
+    return found[positions]
 
 
 def _read_numbers(frame: pd.DataFrame, task: Task, ids: NDArray[np.object_], where: str) -> Labels:
@@ -105,11 +131,13 @@ def _encode(
 
 
 def _numbers(column: pd.Series[Any], ids: NDArray[np.object_], where: str) -> Labels:
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    numbers = as_numbers(column)
     with np.errstate(over="ignore"):
         found = numbers.astype(np.float32)
-    missing = column.isna().to_numpy(bool)
-    _refuse(column, ~missing & ~np.isfinite(found), column.to_numpy(object), "a number", ids, where, ())
+    is_wrong = ~column.isna().to_numpy(bool) & ~np.isfinite(found)
+    rows = np.flatnonzero(is_wrong)
+    is_wrong[rows] = [not _NO_NUMBER.fullmatch(str(value)) for value in column.iloc[rows]]
+    _refuse(column, is_wrong, column.to_numpy(object), "a number", ids, where, ())
     return found
 
 
@@ -142,8 +170,12 @@ def _columns(frame: pd.DataFrame, task: TaskConfig, where: str) -> tuple[str, ..
     return task.columns
 
 
+# The words by which programs write a number that is not there, in text.
+_NO_NUMBER = re.compile(r"\s*(nan|na|n/a|null|none)?\s*", re.IGNORECASE)
+
+
 LABELS = {
     "multiclass": Reader(_found_classes, _read_classes),
-    "multilabel": Reader(_columns, _read_tags),
+    "multilabel": Reader(_found_tags, _read_tags),
     "regression": Reader(_columns, _read_numbers),
 }

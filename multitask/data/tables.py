@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from multitask.data.frames import read_frame
-from multitask.data.labels import LABELS, as_names, column_of
+from multitask.data.cells import as_names
+from multitask.data.frames import IMAGE_COLUMNS, read_frame
+from multitask.data.labels import LABELS, column_of
+from multitask.data.locations import ROW, Location
+from multitask.data.names import has_image_suffix
 from multitask.spec import Task
 
 
@@ -39,9 +42,10 @@ class Table:
         return Table(self.ids[rows], {name: values[rows] for name, values in self.labels.items()}, extra)
 
 
-def read_table(path: str | Path, id_column: str, tasks: Iterable[Task] = ()) -> Table:
-    """Read a table and interpret it; see `read_frame` and `as_table`."""
-    return as_table(read_frame(path), id_column, tasks, str(path))
+def read_table(location: str | Path | pd.DataFrame, id_column: str, tasks: Iterable[Task] = ()) -> Table:
+    """Read a table, or take a frame, and interpret it; see `read_frame` and `as_table`."""
+    where = "the frame" if isinstance(location, pd.DataFrame) else str(Location.of_table(str(location)))
+    return as_table(read_frame(location), id_column, tasks, where)
 
 
 def as_table(frame: pd.DataFrame, id_column: str, tasks: Iterable[Task], where: str) -> Table:
@@ -51,9 +55,22 @@ def as_table(frame: pd.DataFrame, id_column: str, tasks: Iterable[Task], where: 
         TableError: a column is missing, or a label is none of the task's; the first such row is named.
     """
     tasks = tuple(tasks)
-    ids = as_names(column_of(frame, id_column, where))
+    ids = as_names(column_of(frame, id_column, where, how_to_name_images(frame)))
     ids[pd.isna(ids)] = ""
     labels = {task.name: LABELS[task.kind].read(frame, task, ids, where) for task in tasks}
     used = {id_column, *(column for task in tasks for column in task.columns)}
     extra = frame[[column for column in frame if column not in used]].reset_index(drop=True)
     return Table(ids, labels, extra)
+
+
+def how_to_name_images(frame: pd.DataFrame) -> str:
+    """Say which words let the images of a table be found, where one of its columns holds them or names them."""
+    words = [
+        f"the images lie in {name}: --data.id-column {ROW} --images labels::{ROW}::{name}"
+        for name in frame.attrs.get(IMAGE_COLUMNS, [])
+    ]
+    for name in map(str, frame.columns):
+        value = next((value for value in frame[name].head(100) if isinstance(value, str)), "")
+        if has_image_suffix(value) or value.startswith(("http://", "https://")):
+            words.append(f"{name} names the images: --data.id-column {name} --images labels::{name}::{name}")
+    return f"If {'; if '.join(words)}." if words else ""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from multitask.audit.inspection import open_picture
 from multitask.audit.splits import group_rows
 from multitask.data.archives import Archive, read_image
+from multitask.data.locations import Location
 from multitask.data.tables import Table, read_table
 from multitask.errors import TableError
 from multitask.evaluation import plots
@@ -54,7 +55,7 @@ class Assessment:
 def evaluate_run(
     run: Run,
     predictor: Predictor,
-    labels: Path,
+    labels: str | Path,
     archive: Archive,
     out: Path,
     progress: Progress = Quiet(),  # noqa: B008
@@ -66,6 +67,7 @@ def evaluate_run(
     Raises:
         TableError: no row can be evaluated.
     """
+    place = Location.of_table(str(labels))
     table = read_table(labels, run.config.data.id_column, run.spec.tasks)
     hashing = _Hashing(archive)
     with progress.track("predicting", len(table)) as advance:
@@ -74,7 +76,7 @@ def evaluate_run(
     quarantine = pd.DataFrame({"id": table.ids[~ok], "reason": [value for value in status if value != "ok"]})
     if not ok.any():
         raise TableError(
-            "no row could be predicted", where=str(labels), received=f"row 0: {status[0]}", fix="Check --images."
+            "no row could be predicted", where=str(place), received=f"row 0: {status[0]}", fix="Check --images."
         )
     table, scores = table.take(ok), {name: values[ok] for name, values in scores.items()}
     digests = np.array([hashing.digests[name] for name in table.ids], object)
@@ -91,16 +93,14 @@ def evaluate_run(
 
     found = Assessment(evaluate(~seen), evaluate(seen), (int((~seen).sum()), int(seen.sum())))
     shown = seen if found.new is None else ~seen
-    _write(
-        run, found, table.take(shown), {name: values[shown] for name, values in scores.items()}, archive, out, labels
-    )
+    _write(run, found, table.take(shown), {name: values[shown] for name, values in scores.items()}, archive, out, place)
     with replacing(out / "quarantine.parquet") as path:
         quarantine.to_parquet(path, index=False)
     return found
 
 
 def _write(
-    run: Run, found: Assessment, table: Table, scores: Arrays, archive: Archive, out: Path, labels: Path
+    run: Run, found: Assessment, table: Table, scores: Arrays, archive: Archive, out: Path, place: Location
 ) -> None:
     shown = found.new or found.seen
     assert shown is not None
@@ -115,20 +115,20 @@ def _write(
     figures = answer_figures(run.spec, archive, list(table.ids), table.labels, scores, split_labels(run, "train"))
     write_report(
         out / "report.html",
-        title=f"Run {run.folder.name} on {labels.name}",
+        title=f"Run {run.folder.name} on {place.name}",
         facts={
-            "labels": str(labels),
+            "labels": str(place),
             "run": str(run.folder.directory),
             "new rows": f"{new:,}",
             "seen rows": f"{seen:,}",
         },
         evaluation=shown,
-        rows_name=f"{labels.name}" if found.new is not None else f"{labels.name}, on which it was trained",
+        rows_name=f"{place.name}" if found.new is not None else f"{place.name}, on which it was trained",
         figures=save_plots(figures, out / "plots"),
         details=details,
         notes=notes,
         quarantine=pd.DataFrame(columns=["id", "reason"]),
-        split_counts=label_counts(run.spec, {labels.stem: table.labels}),
+        split_counts=label_counts(run.spec, {place.stem: table.labels}),
         next_commands=[],
     )
 

@@ -128,6 +128,9 @@ class _Tags:
         for column in task.columns:
             values = frame[column]
             nulls = int(values.isna().sum())
+            if task.lists_tags:
+                found.append(f"{column} holds lists of tags" + (f"; {nulls:,} missing" if nulls else ""))
+                continue
             kind = "text" if values.dtype == object or pd.api.types.is_string_dtype(values) else str(values.dtype)
             if not pd.api.types.is_integer_dtype(values):
                 found.append(f"{column} is {kind}, read as 0 and 1" + (f"; {nulls:,} missing" if nulls else ""))

@@ -14,14 +14,16 @@ from multitask.audit.division import divide
 from multitask.audit.looks import COLUMNS
 from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
-from multitask.data.archives import Archive, open_archive
+from multitask.data.archives import Archive
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
+from multitask.data.sources import open_images
 from multitask.data.tables import Table, as_table
 from multitask.errors import ArchiveError
 from multitask.exploration import plots as data_plots
 from multitask.exploration.facts import BLURRED, BRIGHT, DARK, Exploration, explore_data
 from multitask.exploration.report import write_data_report
+from multitask.privacy import hide_secrets
 from multitask.progress import Progress, Quiet
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
@@ -44,10 +46,10 @@ def survey(
     frame = read_frame(data.labels, data.query)
     spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
     table = as_table(frame, data.id_column, spec.tasks, data.labels)
-    archive = _archive(config, progress)
+    archive = _archive(config, frame, progress)
     audit = None if archive is None else _audit(table, spec, archive, config, progress)
     reasons = np.where(table.ids == "", "no id", "").astype(object) if audit is None else audit.reasons
-    orphans = [] if archive is None else _orphans(table, archive)
+    orphans = [] if archive is None else archive.without_row(table.ids)
     groups, parts = _split(table, spec, audit, reasons, config)
     found = explore_data(frame, table, spec.tasks, audit, parts, orphans, groups)
     _write(found, table, spec, audit, archive, reasons, config, out)
@@ -56,23 +58,12 @@ def survey(
     return found
 
 
-def _archive(config: Config, progress: Progress) -> Archive | None:
+def _archive(config: Config, frame: pd.DataFrame, progress: Progress) -> Archive | None:
     try:
-        return open_archive(*config.data.archives)
+        return open_images(config.data, frame)
     except ArchiveError as error:
         progress.say(f"{error}\nLooking at the table alone.")
         return None
-
-
-def _orphans(table: Table, archive: Archive) -> list[str]:
-    """Return ids of images that no row names, be it by file name or by path."""
-    names = set(table.ids)
-    left = sorted(name for name in archive if name not in names)
-    paths = [name for name in names if "/" in name and name in archive]
-    if left and paths:
-        seen = {archive.identity(name) for name in paths}
-        left = [name for name in left if archive.identity(name) not in seen]
-    return left
 
 
 def _audit(table: Table, spec: ModelSpec, archive: Archive, config: Config, progress: Progress) -> Audit:
@@ -131,7 +122,7 @@ def _write(
         limits = {"dark": DARK, "bright": BRIGHT, "blurred": BLURRED}
         figures["images"] = data_plots.plot_images(looks, limits)
     paths = save_plots(figures, out / "plots")
-    summary = f"{len(table):,} rows of {config.data.labels}"
+    summary = f"{len(table):,} rows of {hide_secrets(config.data.labels)}"
     summary += f", {found.facts['images']['readable']:,} readable images" if audit is not None else ", no images"
     write_data_report(
         out / "report.html",

@@ -17,10 +17,11 @@ from multitask.audit.division import crossing, divide, warn_of_crossing
 from multitask.audit.inspection import explain_unreadable
 from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
-from multitask.data.archives import Archive, open_archive
+from multitask.data.archives import Archive
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
-from multitask.data.tables import Table, as_table
+from multitask.data.sources import open_images
+from multitask.data.tables import Table, as_table, how_to_name_images
 from multitask.errors import TableError
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
@@ -95,7 +96,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     frame = read_frame(data.labels, data.query)
     spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
     table = as_table(frame, data.id_column, spec.tasks, data.labels)
-    archive = open_archive(*data.archives)
+    archive = open_images(data, frame)
     progress.say(f"labels: {len(table):,} rows in {data.labels}; images: {len(archive):,} in {', '.join(data.images)}")
     precision = hardware.fastest_precision() if config.fit.precision == "auto" else config.fit.precision
     with hardware.strategy().scope():
@@ -115,7 +116,7 @@ def prepare(config: Config, progress: Progress) -> Prepared:
             where=data.labels,
             expected=f"ids such as {', '.join(itertools.islice(archive, 3)) or '(no image at all)'}",
             received=f"ids such as {', '.join(table.ids[:3])}",
-            fix="An id is a file name without extension. Check data.images and data.id_column.",
+            fix=f"An id is a file name. Check data.images and data.id_column. {how_to_name_images(frame)}".strip(),
         )
     quarantine = pd.DataFrame(
         {"id": table.ids[~usable], "row": np.flatnonzero(~usable), "reason": audit.reasons[~usable]}

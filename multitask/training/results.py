@@ -26,6 +26,7 @@ from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
 from multitask.network.weights import set_weights
+from multitask.privacy import hide_secrets
 from multitask.progress import Progress
 from multitask.runs import RunFolder
 from multitask.spec import SPLIT_COLUMNS, ModelSpec
@@ -143,7 +144,7 @@ def next_commands(folder: RunFolder, config: Config) -> list[str]:
     """Return what a person would type next."""
     test = Path(config.data.labels).parent / "test.parquet"
     table = test if test.exists() else "TEST.parquet"
-    images = ("--images", *config.data.images, "--run", folder.name)
+    images = ("--images", *map(hide_secrets, config.data.images), "--run", folder.name)
     return [
         command("predict", table, *images),
         command("evaluate", "LABELS.parquet", *images),

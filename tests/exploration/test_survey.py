@@ -59,6 +59,18 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_rows_that_name_paths_leave_only_the_others_without_a_row(tmp_path: Path) -> None:
+    """Two folders hold the same file names; rows name them by path, with the extension or without."""
+    names = [f"{folder}/{number}" for folder in ("in", "out") for number in range(8)]
+    write_zip(tmp_path / "a.zip", {f"{name}.jpg": photo(seed) for seed, name in enumerate([*names, "in/orphan"])})
+    ids = [f"{name}.jpg" if row % 2 else name for row, name in enumerate(names)]
+    marks = [0, 1] * 8
+    write_table(tmp_path / "t.parquet", ids, cc3=["A", "B"] * 8, floral=marks, checker=marks)
+    found = survey(config(tmp_path), tmp_path / "out").facts["table"]
+    assert (found["images_without_row"], found["images_without_row_examples"]) == (1, ["in/orphan"])
+    assert found["rows_that_cannot_be_used"] == 0
+
+
 def test_the_facts_are_counted(folder: Path) -> None:
     found = survey(config(folder), folder / "out").facts
     assert json.loads((folder / "out/audit.json").read_text()) == found
