@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from multitask.audit import splits
 from multitask.config import DataConfig
-from multitask.data.cells import as_numbers
+from multitask.data.cells import as_names, as_numbers
 from multitask.data.tables import Table
 from multitask.errors import TableError, nearest
 from multitask.spec import Task
@@ -50,7 +50,7 @@ def divide(
         TableError: a column is missing or holds something else, a part would be empty, or the given split parts rows of
             one picture or of one value in a group column. It may part nearly equal pictures: see `crossing`.
     """
-    columns = [_column(table, name, data) for name in data.group_columns]
+    columns = [as_names(pd.Series(_column(table, name, data), name=name)) for name in data.group_columns]
     near = np.where(alike < 0, np.nan, alike)
     groups = splits.group_rows(pictures, near, *columns)
     if data.split_column:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from multitask.audit.inspection import open_picture
 from multitask.audit.splits import group_rows
 from multitask.data.archives import Archive, read_image
+from multitask.data.cells import as_names
 from multitask.data.locations import Location
 from multitask.data.tables import Table, read_table
 from multitask.errors import TableError
@@ -176,15 +177,13 @@ class _Hashing(Archive):
     def in_order(self, names: Sequence[str]) -> NDArray[np.intp]:
         return self._archive.in_order(names)
 
+    def files(self, name: str) -> tuple[str, ...]:
+        return self._archive.files(name)
+
 
 def _group_columns(run: Run, table: Table) -> dict[str, NDArray[np.object_]]:
     names = [name for name in run.config.data.group_columns if name in table.extra]
-    return {name: as_text(table.extra[name]) for name in names}
-
-
-def as_text(values: Any) -> NDArray[np.object_]:
-    """Return values of a group column as text, None for a missing one."""
-    return np.array([None if pd.isna(value) else str(value) for value in values], object)
+    return {name: as_names(table.extra[name]) for name in names}
 
 
 def _seen(

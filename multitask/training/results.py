@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from multitask.audit import splits
 from multitask.audit.division import crossing, warn_of_crossing
 from multitask.config import Config
+from multitask.data.cells import as_names
 from multitask.errors import command
 from multitask.evaluation import plots
-from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, as_text, label_counts, write_details
+from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, label_counts, write_details
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
 from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
@@ -175,7 +176,7 @@ def _write_tables(prepared: Prepared, config: Config, folder: RunFolder) -> None
         for column, values in zip(task.label_columns, labels.reshape(len(labels), -1).T, strict=True):
             frame[column] = values
     for name in config.data.group_columns:
-        frame[GROUP_PREFIX + name] = as_text(prepared.table.extra[name])
+        frame[GROUP_PREFIX + name] = as_names(prepared.table.extra[name])
     with replacing(folder / "splits.parquet") as path:
         frame.to_parquet(path, index=False)
     with replacing(folder / "quarantine.parquet") as path:

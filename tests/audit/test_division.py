@@ -209,3 +209,9 @@ def test_a_hundred_thousand_rows_are_divided_in_seconds(tmp_path: Path) -> None:
     frequent = marks.sum(axis=0) >= 1000
     for part in ("train", "validation", "test"):
         assert np.abs(marks[parts == part].mean(axis=0) - marks.mean(axis=0))[frequent].max() < 0.01
+
+
+def test_empty_group_cells_tie_nothing_together() -> None:
+    table = make_table(60, sender=["", None, "anna"] * 20)
+    groups, _ = run(table, group_columns=("sender",))
+    assert len(np.unique(groups)) == 41
