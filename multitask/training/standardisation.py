@@ -35,7 +35,8 @@ def standardise(model: Any, prepared: Prepared, rows: NDArray[np.int64], seed: i
         values = np.asarray(head_input(batch, training=prepared.spec.from_scratch), np.float64)
         total, squares = total + values.sum(axis=0), squares + np.square(values).sum(axis=0)
     mean = total / len(rows)
-    variance = np.maximum(squares / len(rows) - np.square(mean), 0.0)
+    with np.errstate(invalid="ignore"):
+        variance = np.maximum(squares / len(rows) - np.square(mean), 0.0)
     _check_features(mean, variance, len(rows), prepared)
     layer = model.get_layer("standardise")
     layer.moving_mean.assign(mean.astype(np.float32))
