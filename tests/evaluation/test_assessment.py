@@ -85,4 +85,5 @@ def test_rows_of_one_group_widen_the_intervals(grouped: Run, tmp_path: Path) -> 
         np.diff([metric.low, metric.high])
         for metric in (found.new.metrics["category"]["accuracy"] for found in (alone, together))
     ]
-    assert widths[1] > 0.9 * widths[0]
+    # Copies of copies say nothing new: counted as rows, they would halve the interval.
+    assert widths[1] > 0.7 * widths[0]
