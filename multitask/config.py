@@ -22,10 +22,10 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from multitask.backbones import BACKBONES
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
 from multitask.spec import (
-    BACKBONES,
     LAYOUTS,
     BackboneOption,
     Frozen,

@@ -10,28 +10,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator, model_validator
 
-# The classifiers of keras.applications by the input scaling that their weights were trained with: caffe (BGR, mean
-# subtracted), tf (-1..1), torch (0..1, standardised), none (the network scales by itself).
-_APPLICATIONS = {
-    "caffe": ("VGG16", "VGG19", "ResNet50", "ResNet101", "ResNet152"),
-    "tf": (
-        *("ResNet50V2", "ResNet101V2", "ResNet152V2", "InceptionV3", "InceptionResNetV2", "Xception"),
-        *("MobileNet", "MobileNetV2", "NASNetMobile", "NASNetLarge"),
-    ),
-    "torch": ("DenseNet121", "DenseNet169", "DenseNet201"),
-    "none": (
-        *("MobileNetV3Small", "MobileNetV3Large"),
-        *(f"EfficientNetB{size}" for size in range(8)),
-        *(f"EfficientNetV2{size}" for size in ("B0", "B1", "B2", "B3", "S", "M", "L")),
-        *(f"ConvNeXt{size}" for size in ("Tiny", "Small", "Base", "Large", "XLarge")),
-    ),
-}
-
-# Backbone -> constructor in keras.applications and scaling; our own small_cnn has no constructor there and takes 0..1.
-BACKBONES = {name.lower(): (name, scaling) for scaling, names in _APPLICATIONS.items() for name in names} | {
-    "small_cnn": ("", "unit")
-}
-
 Kind = Literal["multiclass", "multilabel", "regression"]
 
 Names = tuple[str, ...]

@@ -45,26 +45,30 @@ def replace_directory(source: Path, target: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, patience_s: float = 60.0) -> Iterator[None]:
-    """Hold a lock file while the block runs; the lock of a process that was killed is free again.
+def locked(folder: Path, patience_s: float = 60.0) -> Iterator[None]:
+    """Hold the lock of a folder while the block runs; the lock of a process that was killed is free again.
 
     Raises:
         RunError: somebody else holds it for longer than our patience.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     end = time.monotonic() + patience_s
-    with open(path, "a") as file:
+    # The folder itself is locked: a lock file would have to stay for ever.
+    handle = os.open(folder, os.O_RDONLY)
+    try:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
                     raise RunError(
-                        f"in use by another process for {patience_s:g} s", where=str(path), fix="Wait for it to end."
+                        f"in use by another process for {patience_s:g} s", where=str(folder), fix="Wait for it to end."
                     ) from None
                 time.sleep(0.05)
         yield
+    finally:
+        os.close(handle)
 
 
 def sync(path: Path) -> None:

@@ -54,7 +54,9 @@ def run(frame: pd.DataFrame, photos: Path, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_run_shows_its_figures_and_epochs_as_tables(run: multitask.Run) -> None:
-    assert {"task", "metric", "value", "low", "high", "baseline", "higher_is_better"} == set(run.metrics.columns)
+    assert {"task", "metric", "value", "low", "high", "baseline", "higher_is_better", "answer"} == set(
+        run.metrics.columns
+    )
     assert set(run.metrics["task"]) == {"colour", "size"}
     assert run.history["epoch"].tolist() == [1, 2]
     assert set(run.splits["split"]) == {"train", "validation", "test"}

@@ -12,8 +12,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
-# A progressive JPEG comes in about ten scans. A scan costs a sixteenth of a whole decoding or less (measured with
-# libjpeg-turbo: 1.2 of 20 ns a pixel), so as many cost one more.
+# A progressive JPEG comes in about ten scans, which count as one decoding; so many more count as another.
 SCANS_PER_DECODING = 16
 # Parts of a file that are walked over; files that people make have a part per 255 bytes at least.
 MOST_PARTS = 500_000

@@ -8,8 +8,9 @@ from typing import Any
 
 import keras
 
+from multitask.backbones import BACKBONES
 from multitask.errors import ConfigError, nearest
-from multitask.spec import BACKBONES, ImageSpec, ModelSpec
+from multitask.spec import ImageSpec, ModelSpec
 
 # Scale and offset of each channel, in the order in which the network takes them. The means and deviations are those of
 # ImageNet as keras.applications.imagenet_utils.preprocess_input has them.
@@ -91,7 +92,7 @@ def image_shape(image: ImageSpec) -> tuple[int, int, int]:
 
 
 def _scaled(image: Any, mode: str) -> Any:
-    """Scale RGB 0..255 to what a backbone was trained on, in float32; modes as in `spec.BACKBONES`.
+    """Scale RGB 0..255 to what a backbone was trained on, in float32; modes as in `backbones.BACKBONES`.
 
     Made of layers and operations of Keras, so that a saved model needs nothing else to be opened.
     """

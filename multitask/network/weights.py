@@ -14,9 +14,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from multitask.backbones import BACKBONES
 from multitask.errors import ConfigError
 from multitask.network.backbone import construct, image_shape
-from multitask.spec import BACKBONES, ImageSpec, ModelSpec
+from multitask.spec import ImageSpec, ModelSpec
 
 # Random weights are the same in every run, so that their features can be reused whatever the seed of the training.
 RANDOM_WEIGHTS_SEED = 20_260

@@ -51,7 +51,7 @@ def export_run(
     if out.exists() and not (out / "saved_model.pb").is_file():
         raise ConfigError("is there and is no export", where=str(out), fix="Choose another --out.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with locked(out.parent / f".{out.name}.lock", EXPORT_PATIENCE_S):
+    with locked(out.parent, EXPORT_PATIENCE_S):
         # Only who was killed leaves a folder of this name: the lock is ours.
         for litter in out.parent.glob(f".{out.name}-*"):
             shutil.rmtree(litter)

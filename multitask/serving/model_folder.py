@@ -6,7 +6,6 @@ serving/models/multitask/
   ledger.json          every publish and rollback, oldest first
 serving/models/
   models.config        what TF-Serving reads: every model here, its versions and labels
-  .lock                held by who changes anything here, for as long as that takes
 
 TF-Serving answers a label with 404 whenever its version is not loaded. So a version appears before a label names it, a
 label leaves a version before that goes, and the server keeps one version more than the labels name.
@@ -142,7 +141,7 @@ class ModelFolder:
     def _locked(self) -> Iterator[None]:
         """Be the only one to change the models, and sweep up what killed ones left."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        with locked(self.directory.parent / ".lock"):
+        with locked(self.directory.parent):
             for litter in (
                 *self.directory.glob(f"{_ADDING}*"),
                 *self.directory.glob(".ledger.*.json"),

@@ -132,8 +132,8 @@ def _facts(config: Config, manifest: Mapping[str, Any]) -> dict[str, str]:
     facts = {name: str(value) for name, value in manifest.items() if isinstance(value, str | int | float)}
     height, width = config.model.image_size
     return {
-        "labels": config.data.labels,
-        "images": ", ".join(config.data.images),
+        "labels": hide_secrets(config.data.labels),
+        "images": hide_secrets(", ".join(config.data.images)),
         "image size": f"{height} x {width}, {config.model.resize}",
         "learning rate": f"{config.fit.learning_rate:g}",
         "batch size": str(config.fit.batch_size),

@@ -57,21 +57,13 @@ def test_class_codes_keep_their_zeros_and_empty_cells_are_missing(tmp_path: Path
     assert table.extra["sender"].isna().tolist() == [False, True, True, False]
 
 
-def test_an_empty_group_ties_nothing_together(tmp_path: Path) -> None:
-    rows = [f"p{number},0{1 + number % 2}," for number in range(40)]
-    table = read_table(write(tmp_path / "t.csv", "\n".join(["uuid,kind,sender", *rows])), "uuid", [KIND])
-    data = DataConfig(group_columns=("sender",))
-    groups, _ = divide(table, [KIND], table.ids, np.full(40, -1), data, 0)
-    assert len(set(groups.tolist())) == 40
-
-
 @pytest.mark.parametrize("numbers", [["1.5", "", "2e3", "NaN", "-7"], ["1", "n/a", "3", "null", "4"]])
 def test_numbers_in_text_are_numbers_where_numbers_are_asked_for(numbers: list[str], tmp_path: Path) -> None:
     rows = [f"p{row},{number},{row}" for row, number in enumerate(numbers)]
     table = read_table(write(tmp_path / "t.csv", "\n".join(["uuid,size,when", *rows])), "uuid", [SIZE])
     expected = pd.to_numeric(pd.Series(numbers), errors="coerce").to_numpy(np.float32)
     np.testing.assert_array_equal(table.labels["size"][:, 0], expected)
-    parts = divide(table, [SIZE], table.ids, np.full(5, -1), DataConfig(time_column="when", test=0.2), 0)[1]
+    parts = divide(table, [SIZE], table.ids, np.full(5, -1), DataConfig(time_column="when", test=0.2))[1]
     assert (parts[0], parts[-1]) == ("train", "test")
 
 

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 from keras.src.utils import file_utils
 
+from multitask.backbones import BACKBONES
 from multitask.config import Config
 from multitask.errors import ConfigError
 from multitask.network.backbone import build_backbone, construct_options
 from multitask.network.model import Network, build_network
 from multitask.network.weights import ImagenetUnreachable, all_layers, imagenet_weights, set_weights
-from multitask.spec import BACKBONES, ModelSpec
+from multitask.spec import ModelSpec
 
 pytestmark = pytest.mark.tensor
 

@@ -58,9 +58,9 @@ def test_publishers_at_once_wait_for_each_other(folder: ModelFolder, saved_model
 
 def test_a_lock_that_is_held_for_too_long_is_refused_with_a_word(tmp_path: Path) -> None:
     refused = pytest.raises(RunError, match="in use by another process")
-    with locked(tmp_path / ".lock"), refused, locked(tmp_path / ".lock", patience_s=0.1):
+    with locked(tmp_path), refused, locked(tmp_path, patience_s=0.1):
         pass
-    with locked(tmp_path / ".lock", patience_s=0.1):
+    with locked(tmp_path, patience_s=0.1):
         pass
 
 
@@ -73,7 +73,7 @@ def test_what_killed_publishers_left_is_swept_by_the_next(folder: ModelFolder, s
     assert list(folder.directory.glob(".adding-*"))
     folder.add(saved_model, {})
     names = {path.name for path in [*folder.directory.iterdir(), *folder.directory.parent.iterdir()]}
-    assert names == {"1", "ledger.json", "multitask", "models.config", ".lock"}
+    assert names == {"1", "ledger.json", "multitask", "models.config"}
 
 
 def test_models_beside_each_other_stay_in_the_configuration(folder: ModelFolder, saved_model: Path) -> None:

@@ -84,7 +84,7 @@ def test_a_model_worse_than_the_published_one_is_refused(
     from multitask.publishing.exporting import export_run
     from multitask.training.fitting import fit
 
-    config = make_config(freeze="none", image_size=(48, 48), epochs=40, precision="float32")
+    config = make_config(freeze="none", image_size=(48, 48), epochs=120, precision="float32")
     good = fit(config, "good", root=tmp_path)
     publish_run(good, folder, OPEN)
     shutil.copytree(good.folder.directory, tmp_path / "worse")
@@ -166,7 +166,7 @@ def test_other_tasks_or_classes_take_the_place_only_when_told(
     """The published version is the same network that calls two classes otherwise, and has a task less."""
     other = tmp_path / "other"
     shutil.copytree(exported, other)
-    category, tags = trained.spec.tasks
+    category, tags, _ = trained.spec.tasks
     classes = ("BLOUSES", "COATS", *category.classes[2:])
     renamed = trained.spec.model_copy(update={"tasks": (category.model_copy(update={"classes": classes}), tags)})
     renamed.save(other / "assets.extra/spec.json")

@@ -86,12 +86,13 @@ def test_dropped_photos_get_headings_bars_tags_version_and_time(page: Any, photo
     drop(page, photos)
     wait_for_answers(page, len(photos))
     good = len(photos) - 1
-    assert page.locator("#results h3").count() == 2 * good
+    assert page.locator("#results h3").count() == 3 * good
     assert page.locator("#results .bar").count() == (2 + 3) * good
     assert page.locator("#results .bar b").count() == 3 * good, "every tag has its threshold as a mark"
     assert {text.split("\n")[0].strip() for text in page.locator("#results h3").all_inner_texts()} >= {
         "Category",
         "Tags",
+        "Size",
     }
     assert page.locator("#results .why").inner_text() == "not an image"
     assert page.locator("#model").inner_text() == "model version 1"
