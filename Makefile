@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo train serve serve-docker test check lock clean
+.PHONY: demo train serve serve-docker test test-slow siege check lock clean
 
 demo: .venv/installed
 	$(BIN)/python -m multitask.train --config model_training/recipes/demo.toml
@@ -21,6 +21,13 @@ serve-docker:
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n auto
+
+# What takes longer: every family of backbones against Keras, thousands of requests, fifty publishes.
+test-slow: .venv/installed-dev
+	$(BIN)/python -m pytest -n auto -m slow
+
+siege: .venv/installed-dev
+	$(BIN)/python -m pytest -m siege -s
 
 check: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -57,13 +57,13 @@ def test_class_codes_keep_their_zeros_and_empty_cells_are_missing(tmp_path: Path
     assert table.extra["sender"].isna().tolist() == [False, True, True, False]
 
 
-@pytest.mark.parametrize("numbers", [["1.5", "", "2e3", "NaN", "-7"], ["1", "n/a", "3", "null", "4"]])
+@pytest.mark.parametrize("numbers", [["1.5", "", "2e3", "NaN", "-7"] * 4, ["1", "n/a", "3", "null", "4"] * 4])
 def test_numbers_in_text_are_numbers_where_numbers_are_asked_for(numbers: list[str], tmp_path: Path) -> None:
     rows = [f"p{row},{number},{row}" for row, number in enumerate(numbers)]
     table = read_table(write(tmp_path / "t.csv", "\n".join(["uuid,size,when", *rows])), "uuid", [SIZE])
     expected = pd.to_numeric(pd.Series(numbers), errors="coerce").to_numpy(np.float32)
     np.testing.assert_array_equal(table.labels["size"][:, 0], expected)
-    parts = divide(table, [SIZE], table.ids, np.full(5, -1), DataConfig(time_column="when", test=0.2))[1]
+    parts = divide(table, [SIZE], table.ids, np.full(20, -1), DataConfig(time_column="when", test=0.2))[1]
     assert (parts[0], parts[-1]) == ("train", "test")
 
 

@@ -97,6 +97,7 @@ def weights_file(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Pat
     path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "weights_file"), [(name, name) for name in FAMILIES], indirect=["weights_file"])
 def test_features_are_those_of_keras_applications(
     name: str, weights_file: Path, monkeypatch: pytest.MonkeyPatch

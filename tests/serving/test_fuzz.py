@@ -126,6 +126,7 @@ def test_schemathesis_finds_no_way_to_a_500(own_server: str) -> None:
         check()
 
 
+@pytest.mark.slow
 def test_ten_thousand_requests_with_bad_ones_among_them(own_server: str, exported: Path) -> None:
     """Every good photo gets its own scores, whatever the requests beside it are; memory stays where it is."""
     good = [data for name, data in probe_images().items() if not name.startswith("broken")]

@@ -118,6 +118,7 @@ def test_the_bfloat16_rewrite_is_taken_only_where_it_helps_and_agrees(
     assert not room.agrees_in_bfloat16(exported)
 
 
+@pytest.mark.slow
 def test_fifty_publishes_and_rollbacks_fail_and_mix_no_answer(folder: ModelFolder, two_models: list[Path]) -> None:
     """16 clients keep asking; every answer is whole, and is that of the version it says it is of."""
     expected = [NativePredictor(model).predict([PHOTO]).values["category"][0] for model in two_models]
