@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from importlib.resources import files as package_files
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +18,13 @@ from multitask.spec import ModelSpec, Task
 DRAWN_PIXELS = 1024
 # Least width, so that a name and its score fit on a line below a small picture.
 DRAWN_WIDTH = 320
+
+
+def read_page() -> str:
+    """Return the page as one document, since it may load nothing."""
+    folder = package_files("multitask.serving") / "page"
+    html, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
+    return html.replace("{{ style }}", style).replace("{{ script }}", script)
 
 
 def describe(spec: ModelSpec, images: Sequence[bytes], scores: Scores) -> list[dict[str, Any]]:

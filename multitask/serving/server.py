@@ -16,7 +16,6 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from importlib.resources import files as package_files
 from typing import Any
 
 import h11
@@ -174,7 +173,7 @@ def _whole_target(event: Any) -> Any:
 
 
 def _add_operations(app: FastAPI, engine: Engine, telemetry: Telemetry) -> None:
-    page = (package_files("multitask.serving") / "page.html").read_text(encoding="utf-8")
+    page = answers.read_page()
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
