@@ -25,7 +25,9 @@ pytestmark = pytest.mark.tensor
 
 CLASSES = {"category": ("a", "b", "c"), "tags": ("polka dot", "floral", "checker")}
 # A real file of Keras, where the machine has it.
-MOBILENET = Path(os.environ.get("MULTITASK_MOBILENET", "/work/shared/weights/mobilenet_2_5_224_tf_no_top.h5"))
+MOBILENET = Path(
+    os.environ.get("MULTITASK_MOBILENET", Path(__file__).parents[3] / "shared/weights/mobilenet_2_5_224_tf_no_top.h5")
+)
 
 # Every input scaling, every way to name layers, layers nested in layers, and weights that are not kernels.
 FAMILIES = {
