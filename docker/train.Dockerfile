@@ -10,6 +10,7 @@ COPY requirements.txt requirements-gpu.txt /opt/multitask/
 RUN python -m pip install --no-cache-dir --require-hashes -r /opt/multitask/${REQUIREMENTS}
 
 COPY multitask /opt/multitask/multitask
+COPY model_training/recipes /opt/multitask/model_training/recipes
 ENV PYTHONPATH=/opt/multitask \
     PYTHONUNBUFFERED=1 \
     TF_CPP_MIN_LOG_LEVEL=3 \

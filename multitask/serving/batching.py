@@ -11,6 +11,7 @@ time. A large request, or a client with many, delays the others by the batch tha
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -93,7 +94,7 @@ class _Job:
     work: int
     done: Future[dict[str, NDArray[Any]]] = field(default_factory=Future)
 
-    @property
+    @functools.cached_property
     def kind(self) -> object:
         """What jobs of one batch have in common."""
         return self.signature, [(array.dtype, array.ndim, array.shape[1:]) for array in self.inputs.values()]

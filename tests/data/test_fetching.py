@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 import time
@@ -66,14 +67,12 @@ def drip(start: bytes) -> Answer:
     """Begin an answer, then send a byte every now and then, for ever."""
 
     def answer(page: BaseHTTPRequestHandler) -> None:
-        try:
+        with contextlib.suppress(OSError):  # until whoever asked has gone
             page.wfile.write(start)
             while True:
                 page.wfile.write(b"x")
                 page.wfile.flush()
                 time.sleep(0.05)
-        except OSError:
-            pass
 
     return answer
 

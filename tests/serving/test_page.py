@@ -281,6 +281,7 @@ def test_the_token_dialog_can_be_left_and_says_when_a_token_is_wrong(
         page.get_by_label("This server asks for a token").fill("secret")
         page.keyboard.press("Enter")
         wait_for_answers(page, 1)
+        assert page.locator("#results .bar.best").count() == 1
         page.close()
 
 
