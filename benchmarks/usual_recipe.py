@@ -19,7 +19,7 @@ import pandas as pd
 import tensorflow as tf
 
 from multitask.data.archives import open_archive
-from multitask.evaluation.tasks import evaluate
+from multitask.evaluation.tasks import evaluate_tasks
 from multitask.network.model import load_network
 from multitask.runs import open_run
 
@@ -70,7 +70,7 @@ def main() -> None:
         ("ours", ours.whole.predict(validation.map(lambda image, _: tf.cast(tf.round(image), tf.uint8)), verbose=0)),
     ):
         # Thresholds were chosen for our scores, so only figures that need none are compared.
-        found = evaluate(run.spec, targets["validation"], scores, targets["train"])
+        found = evaluate_tasks(run.spec, targets["validation"], scores, targets["train"])
         figures[name] = {
             f"{task} {metric}": (value.value, value.low, value.high)
             for task, metrics in found.metrics.items()
