@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 # A progressive JPEG comes in about ten scans, which count as one decoding; so many more count as another.
 SCANS_PER_DECODING = 16
+# A decoder takes up to so much memory per pixel: for a PNG with transparency, or a JPEG in scans.
+BYTES_PER_PIXEL = 11
 # Parts of a file that are walked over; files that people make have a part per 255 bytes at least.
 MOST_PARTS = 500_000
 

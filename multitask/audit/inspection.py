@@ -108,7 +108,11 @@ def open_picture(data: bytes, longest: int, max_pixels: int) -> Image.Image | No
             if _refusal(image, image.format or "", max_pixels):
                 return None
             image.draft("RGB", (longest, longest))
-            picture = _as_rgb(ImageOps.exif_transpose(image))
+            if image.mode in ("L", "RGB", "RGBA"):
+                # Made small before anything is copied.
+                image.thumbnail((longest, longest))
+            ImageOps.exif_transpose(image, in_place=True)
+            picture = _as_rgb(image)
         picture.thumbnail((longest, longest))
     except Exception:
         return None
@@ -154,8 +158,10 @@ def _measure(image: Image.Image) -> dict[str, Any]:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image.convert("RGBA"))
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        flat = Image.new("RGB", image.size, "white")
+        flat.paste(image, mask=image.getchannel("A"))
+        return flat
     if image.mode.startswith("I"):
         # Pillow would cut 16 bits at 255 instead of scaling them.
         image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))

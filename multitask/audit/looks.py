@@ -22,7 +22,7 @@ from multitask.storage import replacing
 THUMBNAIL_BYTES = THUMBNAIL * THUMBNAIL * 3
 KEY_BYTES = 16
 # Raised whenever a look tells something else of the same file.
-VERSION = 2
+VERSION = 3
 # Files of fewer rows are joined once there are so many of them.
 _SMALL_ROWS, _MOST_SMALL = 50_000, 16
 

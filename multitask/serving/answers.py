@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 from collections.abc import Sequence
 from importlib.resources import files as package_files
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from multitask.audit.inspection import explain_unreadable, open_picture
+from multitask.audit import cost
+from multitask.audit.inspection import EXPLAINED_PIXELS, explain_unreadable, open_picture
 from multitask.prediction.decisions import decide
 from multitask.prediction.protocol import Scores
 from multitask.spec import ModelSpec, Task
@@ -44,6 +47,24 @@ def describe_one(spec: ModelSpec, data: bytes, scores: Scores, row: int, with_pi
     found = _describe(spec, data, scores, row)
     picture = draw(data, found, spec.image.max_pixels) if with_picture and found["ok"] else b""
     return found | ({"picture": picture} if picture else {})
+
+
+def written(version: int, names: Sequence[str], results: Sequence[dict[str, Any]], seconds: float) -> bytes:
+    """Return the answers to files of these names as JSON, drawn pictures as data URLs."""
+    for result in results:
+        if result.get("picture"):
+            result["picture"] = f"data:image/jpeg;base64,{base64.b64encode(result['picture']).decode()}"
+    named = [{"file": name, **result} for name, result in zip(names, results, strict=True)]
+    body = {"model_version": version, "milliseconds": round(seconds * 1000, 1), "results": named}
+    return json.dumps(body).encode()
+
+
+def decoding_bytes(scores: Scores, data: bytes, row: int, with_picture: bool) -> int:
+    """Return the memory that `describe_one` takes to decode an image: to be drawn, or to find what is wrong with it."""
+    pixels = cost.measure(data).pixels
+    if scores.ok[row]:
+        return cost.BYTES_PER_PIXEL * pixels * with_picture
+    return cost.BYTES_PER_PIXEL * min(pixels, EXPLAINED_PIXELS) * (row not in scores.reasons)
 
 
 def draw(data: bytes, answer: dict[str, Any], max_pixels: int) -> bytes:

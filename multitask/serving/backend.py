@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import requests
 
+from multitask.parallel import Desk, Memory
 from multitask.prediction.protocol import Scores
 from multitask.serving import replies, wire
-from multitask.serving.batching import Prepared, prepare, screen
+from multitask.serving.batching import WORK_BYTES, Prepared, prepare, screen
 from multitask.serving.client import Client
 from multitask.serving.replies import WireError
-from multitask.serving.rest import Address, Answer, Asked, Desk, Scored, find_signature, read_call
+from multitask.serving.rest import Address, Answer, Asked, Scored, find_signature, parsing_bytes, read_call
 from multitask.serving.rest import refusal as refused
 from multitask.serving.signatures import Signature, TensorInfo
 from multitask.spec import ImageSpec
@@ -46,7 +47,7 @@ class BackendEngine:
         self._session.mount("http", requests.adapters.HTTPAdapter(pool_maxsize=64))
         self._known: dict[object, tuple[float, Any]] = {}
         # Requests wait here for the server behind, which has a queue of its own.
-        self.desk = Desk(16)
+        self.desk = Desk(Memory(WORK_BYTES), threads=16)
 
     def names(self) -> list[str]:
         """Return the model if the server behind can answer."""
@@ -59,8 +60,15 @@ class BackendEngine:
         """Check a request, pass it on, and its answer back."""
         try:
             address = Address.read(asked.method, asked.target)
+            if not address.verb:
+                return await self.desk(self._forward, "GET", address.path(metadata=address.metadata))
             body = await asked.body()
-            return await self.desk(self._answer, address, asked, body)
+            found = await self.desk(self._described, address)
+            takes = parsing_bytes(body, asked.headers)
+            checked = await self.desk(self._checked, address, asked, body, found, takes=takes)
+            if isinstance(checked, Answer):
+                return checked
+            return await self.desk(self._forward, "POST", address.path(address.verb), checked)
         except WireError as error:
             return refused(error)
 
@@ -68,16 +76,20 @@ class BackendEngine:
         """Score image files."""
         return await self.desk(self._score, images)
 
-    def _answer(self, address: Address, asked: Asked, body: bytes) -> Answer:
-        if not address.verb:
-            return self._forward("GET", address.path(metadata=address.metadata), None)
+    def _described(self, address: Address) -> dict[str, Signature] | Answer:
+        """Return the signatures of a model, or the refusal of the server behind."""
+        return self._remember(address.path(metadata=True), lambda: self._signatures(address))
+
+    def _checked(
+        self, address: Address, asked: Asked, body: bytes, found: dict[str, Signature] | Answer
+    ) -> bytes | Answer:
+        """Return a request as it is passed on; a model that is not there counts only for one that is sound."""
         call = read_call(body, asked.headers)
-        described = self._remember(address.path(metadata=True), lambda: self._signatures(address))
-        if isinstance(described, Answer):
-            return described
-        signature = find_signature(described, call.signature, address.verb)
+        if isinstance(found, Answer):
+            return found
+        signature = find_signature(found, call.signature, address.verb)
         prepared = prepare(call, signature, self._max_pixels(address.name))
-        return self._forward("POST", address.path(address.verb), _rewritten(call.signature, prepared, call))
+        return _rewritten(call.signature, prepared, call)
 
     def _score(self, images: Sequence[bytes]) -> Scored:
         client = self._client()
@@ -97,7 +109,7 @@ class BackendEngine:
 
     def _signatures(self, address: Address) -> dict[str, Signature] | Answer:
         """Return the signatures of a model, or the server's own refusal."""
-        found = self._forward("GET", address.path(metadata=True), None)
+        found = self._forward("GET", address.path(metadata=True))
         if found.status != 200:
             return found
         described = json.loads(found.body)["metadata"]["signature_def"]["signature_def"]
@@ -117,7 +129,7 @@ class BackendEngine:
                 self._known[key] = time.monotonic() + REMEMBERED_SECONDS, value
         return value
 
-    def _forward(self, method: str, path: str, body: bytes | None) -> Answer:
+    def _forward(self, method: str, path: str, body: bytes | None = None) -> Answer:
         # TF-Serving may crash on a GET with a body (tensorflow/serving#1925).
         try:
             found = self._session.request(

@@ -24,16 +24,19 @@ from numpy.typing import NDArray
 
 from multitask.audit import cost
 from multitask.errors import ServerUnavailable
+from multitask.parallel import Memory
 from multitask.serving import wire
 from multitask.serving.replies import WireError
 from multitask.serving.signatures import Signature
 
 Arrays = Mapping[str, NDArray[Any]]
 
-# Pixels that are decoded at once, over all workers: with TensorFlow's decoders some 0.7 GB (PNG: 11 bytes a pixel).
-PIXELS_AT_ONCE = 64_000_000
+# Pixels that are decoded in one batch.
+BATCH_PIXELS = 64_000_000
+# Memory for all slow work of a server together: decoding, reading and writing of large requests.
+WORK_BYTES = BATCH_PIXELS * cost.BYTES_PER_PIXEL
 # All images of a request together, as many as fit into a batch at their largest.
-REQUEST_PIXELS = 32 * PIXELS_AT_ONCE
+REQUEST_PIXELS = 32 * BATCH_PIXELS
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def screen(images: NDArray[Any], max_pixels: int) -> tuple[NDArray[Any], list[in
 @dataclass(frozen=True, eq=False)
 class _Job:
     signature: str
-    inputs: Arrays
+    inputs: dict[str, NDArray[Any]]
     rows: int
     work: int
     done: Future[dict[str, NDArray[Any]]] = field(default_factory=Future)
@@ -98,6 +101,11 @@ class _Job:
     def kind(self) -> object:
         """What jobs of one batch have in common."""
         return self.signature, [(array.dtype, array.ndim, array.shape[1:]) for array in self.inputs.values()]
+
+    def let_go(self, done: Future[Any]) -> None:
+        """Hold nothing of what was given up, though it stays in the queue until its turn."""
+        if done.cancelled():
+            self.inputs.clear()
 
 
 # The requests of one client that wait, each as the parts that are left of it; the front has its turn next.
@@ -109,8 +117,9 @@ class Batcher:
 
     Args:
         run: calls the model: signature name and inputs to outputs, each with the rows as first dimension.
+        memory: that batches take what they need to be decoded from.
         max_rows: of a batch.
-        max_work: of a batch, and of all that are under way; a single row of more runs alone.
+        max_work: of a batch; a single row of more runs alone.
         max_waiting_rows: of the queue. A client that has less than an eighth of it waiting may fill it once more.
         workers: batches under way at once.
         watch: told the number of rows of every batch.
@@ -120,8 +129,9 @@ class Batcher:
         self,
         run: Callable[[str, Arrays], dict[str, NDArray[Any]]],
         *,
+        memory: Memory | None = None,
         max_rows: int = 32,
-        max_work: int = PIXELS_AT_ONCE,
+        max_work: int = BATCH_PIXELS,
         max_waiting_rows: int = 256,
         workers: int = 2,
         watch: Callable[[int], None] = lambda rows: None,
@@ -130,7 +140,7 @@ class Batcher:
         self._max_rows, self._max_work, self._max_waiting_rows = max_rows, max_work, max_waiting_rows
         self._clients: OrderedDict[str, _Requests] = OrderedDict()
         self._waiting: dict[str, int] = {}
-        self._work_under_way = 0
+        self._memory = memory or Memory(WORK_BYTES)
         self._changed = threading.Condition()
         self._closed = False
         self._threads = [threading.Thread(target=self._keep_working, daemon=True) for _ in range(workers)]
@@ -151,7 +161,9 @@ class Batcher:
         Raises:
             ServerUnavailable: the queue is full.
         """
-        jobs = deque(self._parts(signature, inputs, works))
+        jobs = deque(self._parts(signature, dict(inputs), works))
+        for job in jobs:
+            job.done.add_done_callback(job.let_go)
         answers, rows = [job.done for job in jobs], sum(job.rows for job in jobs)
         with self._changed:
             waiting, own = sum(self._waiting.values()), self._waiting.get(client, 0)
@@ -172,7 +184,7 @@ class Batcher:
         for thread in self._threads:
             thread.join()
 
-    def _parts(self, signature: str, inputs: Arrays, works: Sequence[int]) -> list[_Job]:
+    def _parts(self, signature: str, inputs: dict[str, NDArray[Any]], works: Sequence[int]) -> list[_Job]:
         """Cut a request into jobs of at most as many rows, and as much work, as a batch may have."""
         first = next(iter(inputs.values()))
         rows = len(first) if first.ndim else 1
@@ -193,15 +205,12 @@ class Batcher:
     def _keep_working(self) -> None:
         while batch := self._take():
             try:
-                self._answer(batch)
+                with self._memory.of(sum(job.work for job in batch) * cost.BYTES_PER_PIXEL):
+                    self._answer(batch)
             except BaseException as error:
                 for job in batch:
                     if not job.done.done():
                         job.done.set_exception(error)
-            finally:
-                with self._changed:
-                    self._work_under_way -= sum(job.work for job in batch)
-                    self._changed.notify_all()
 
     def _take(self) -> list[_Job]:
         """Wait for jobs; take the next one and those of its kind that fit beside it. Nothing after the end."""
@@ -209,7 +218,6 @@ class Batcher:
             while True:
                 batch = self._next_of_a_kind()
                 if batch:
-                    self._work_under_way += sum(job.work for job in batch)
                     return batch
                 if self._closed and not self._clients:
                     return []
@@ -218,24 +226,20 @@ class Batcher:
     def _next_of_a_kind(self) -> list[_Job]:
         """Let every client put in the front of its requests in turn, round after round, while something fits."""
         batch: list[_Job] = []
-        rows, work, gained = 0, self._work_under_way, True
+        rows, work, gained = 0, 0, True
         while gained and rows < self._max_rows:
             gained = False
             for client in list(self._clients):
                 job = self._front(client)
                 if job is None:
                     continue
-                is_first = not batch and (not self._work_under_way or work + job.work <= self._max_work)
                 fits = rows + job.rows <= self._max_rows and work + job.work <= self._max_work
-                if is_first or (batch and fits and job.inputs and self._merge(batch[0], job)):
+                if not batch or (fits and job.inputs and self._merge(batch[0], job)):
                     self._remove_front(client)
                     if job.done.set_running_or_notify_cancel():
                         batch.append(job)
                         rows, work = rows + job.rows, work + job.work
                     gained = True
-                elif not batch:
-                    # Whoever's turn it is waits for room, and is not overtaken for ever by smaller ones.
-                    return []
         return batch
 
     @staticmethod

@@ -20,8 +20,10 @@ from multitask.serving.telemetry import Telemetry
 
 # A body must bring so many bytes in so many seconds, until its end.
 BODY_BYTES, BODY_SECONDS = 64 << 10, 10.0
-# All bodies that are arriving or being answered. A request takes up to four times its length until it is answered.
+# All bodies that are arriving or being answered, and all answers that are on their way to their clients.
 HELD_BYTES = 128 << 20
+# A long answer is sent in parts, each once the client has taken most of those before.
+PART_BYTES = 256 << 10
 # A body that is still arriving after this time gives way to others.
 PATIENCE_SECONDS = 5.0
 
@@ -97,8 +99,8 @@ class Guard:
             return
         started, path = time.perf_counter(), scope["path"]
         route = next((known for known in self.ROUTES if path.startswith(known)), "/")
-        body, reply = _Body(self._bodies, receive), _Reply(send)
-        reply.is_refused = lambda: body.refusal is not None
+        body = _Body(self._bodies, receive)
+        reply = _Reply(send, body)
         try:
             body.refusal = self._refusal(scope)
             if not body.refusal:
@@ -146,7 +148,9 @@ class Guard:
 
 
 class _Bodies:
-    """All bodies that are arriving or being answered, the oldest first."""
+    """All bodies that are arriving or being answered, the oldest first; each with its answer."""
+
+    TOO_MANY = 503, "too many requests at once; send the request again"
 
     def __init__(self, max_body_bytes: int) -> None:
         self.max_body_bytes = max_body_bytes
@@ -169,8 +173,15 @@ class _Bodies:
                 others -= self.release(other)
                 other.give_way((503, "the server needed the room for others; send the request again"))
         if others + own > self._limit:
-            return 503, "too many requests at once; send the request again"
+            return self.TOO_MANY
         self._held[body] = own
+        return None
+
+    def add_answer(self, body: _Body, count: int) -> Refusal | None:
+        """Make room for the answer to a body."""
+        if sum(self._held.values()) + count > self._limit + self.max_body_bytes:
+            return self.TOO_MANY
+        self._held[body] = self._held.get(body, 0) + count
         return None
 
     def release(self, body: _Body) -> int:
@@ -224,6 +235,10 @@ class _Body:
             if (await self._receive())["type"] == "http.disconnect":
                 self._gone.set()
 
+    def hold_answer(self, count: int) -> Refusal | None:
+        """Count an answer with this body until it is sent."""
+        return self._bodies.add_answer(self, count)
+
     def give_way(self, refusal: Refusal) -> None:
         """End this request with an answer."""
         self.refusal = refusal
@@ -243,19 +258,32 @@ class _RefusedError(Exception):
 class _Reply:
     """What goes back to the client; nothing of the application once the request is refused."""
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
+    def __init__(self, send: Send, body: _Body) -> None:
+        self._send, self._body = send, body
+        self._start: Message | None = None
         self.status, self.is_complete = 0, False
-        self.is_refused: Callable[[], bool] = lambda: False
 
     async def send(self, message: Message) -> None:
-        if self.is_refused() and not self.status:
+        """Send a part of the application's answer; its head goes with the first part of the body."""
+        if self._body.refusal and not self.status:
             return
         if message["type"] == "http.response.start":
-            self.status = message["status"]
-        elif not message.get("more_body", False):
-            self.is_complete = True
-        await self._send(message)
+            self._start = message
+            return
+        data, more = message.get("body", b""), message.get("more_body", False)
+        refusal = self._body.hold_answer(len(data))
+        if refusal and self._start:
+            self._body.refusal = refusal
+            return
+        if self._start:
+            start, self._start = self._start, None
+            self.status = start["status"]
+            await self._send(start)
+        for at in range(0, max(len(data), 1), PART_BYTES):
+            is_last = at + PART_BYTES >= len(data)
+            part = {"type": "http.response.body", "body": data[at : at + PART_BYTES], "more_body": more or not is_last}
+            self.is_complete = is_last and not more
+            await self._send(part)
 
     async def refuse(self, status: int, text: str) -> None:
         body = replies.error_body(text)

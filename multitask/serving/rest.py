@@ -10,21 +10,22 @@ What a request will cost is known before it is queued: its rows, the shapes of i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 from urllib.parse import quote, unquote
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multitask.errors import ModelFailed, ServerUnavailable, command
+from multitask.parallel import Desk
 from multitask.prediction.protocol import Scores
 from multitask.serving import replies, wire
-from multitask.serving.batching import prepare, screen
+from multitask.serving.batching import Prepared, prepare, screen
 from multitask.serving.replies import WireError
 from multitask.serving.servables import Servable, Servables
 from multitask.serving.signatures import Signature
@@ -33,7 +34,9 @@ from multitask.spec import ModelSpec
 
 # TF-Serving inflates bodies up to this size; longer or broken ones count as empty.
 INFLATED_BYTES = 100 << 20
-REPLY_BYTES = 64 << 20
+REPLY_BYTES = 32 << 20
+# Memory for an answer per byte of its text: the values as Python's objects, the parts, the whole.
+_WRITING = 8
 
 _NAME = r"(?P<name>[^/:]+)"
 _VERSION = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
@@ -41,7 +44,6 @@ _PREDICT = re.compile(rf"/v1/models/{_NAME}{_VERSION}:(?P<verb>classify|regress|
 _STATUS = re.compile(rf"/v1/models(?:/{_NAME})?{_VERSION}(?P<metadata>/metadata)?", re.IGNORECASE)
 
 Arrays = dict[str, NDArray[Any]]
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -71,17 +73,6 @@ class Scored:
     spec: ModelSpec
     version: int
     scores: Scores
-
-
-class Desk:
-    """Where everything slow is done that is not the model: a few threads, so that the event loop only passes on."""
-
-    def __init__(self, threads: int = 2) -> None:
-        self._pool = ThreadPoolExecutor(threads, "desk")
-
-    async def __call__(self, work: Callable[..., Found], *arguments: Any) -> Found:
-        """Do some work in a thread; what is cancelled before its turn is not done."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
 
 class Engine(Protocol):
@@ -145,7 +136,7 @@ class LocalEngine:
 
     def __init__(self, servables: Servables, telemetry: Telemetry, timeout: float) -> None:
         self._servables, self._telemetry, self._timeout = servables, telemetry, timeout
-        self.desk = Desk()
+        self.desk = Desk(servables.memory)
 
     def names(self) -> list[str]:
         """Return the models that can answer."""
@@ -187,13 +178,18 @@ class LocalEngine:
             return Answer(200, replies.metadata_body(name, servable.version, servable.model.signatures))
 
     async def _predict(self, address: Address, asked: Asked) -> Answer:
-        call = await self.desk(read_call, await asked.body(), asked.headers)
-        with self._servables.use(address.name, address.version, address.label) as servable:
-            signature = find_signature(servable.model.signatures, call.signature, address.verb)
-            prepared = await self.desk(prepare, call, signature, servable.spec.image.max_pixels)
-            name, call = call.signature, wire.Call({}, "")  # the text of the images is not needed while they wait
+        body = await asked.body()
+        with contextlib.ExitStack() as stack:
+            found: Servable | WireError
+            try:
+                found = stack.enter_context(self._servables.use(address.name, address.version, address.label))
+            except WireError as error:
+                found = error
+            takes = parsing_bytes(body, asked.headers)
+            servable, name, prepared = await self.desk(_prepare, body, asked.headers, address.verb, found, takes=takes)
+            del body  # not needed while the images wait
             outputs = await self._run(servable, name, prepared.inputs, prepared.works, asked.client)
-            written = await self.desk(_write, outputs, prepared.row)
+            written = await self.desk(_write, outputs, prepared.row, takes=_WRITING * _text_bytes(outputs))
             return Answer(200, written, {"X-Model-Version": str(servable.version)})
 
     async def _run(
@@ -227,6 +223,14 @@ def read_call(body: bytes, headers: Mapping[str, str]) -> wire.Call:
     return wire.read_call(_inflate(body) if headers.get("content-encoding") == "gzip" else body)
 
 
+def parsing_bytes(body: bytes, headers: Mapping[str, str]) -> int:
+    """Return the memory that reading a body takes: its text, the values in it, and the images in those."""
+    length = INFLATED_BYTES if headers.get("content-encoding") == "gzip" else len(body)
+    # Python keeps a text in which one character is beyond ASCII with four bytes for each.
+    per_byte = 3 if body.isascii() else 9
+    return per_byte * length + min(length, wire.MAX_TOKENS) * wire.BYTES_PER_TOKEN
+
+
 def find_signature(signatures: Mapping[str, Signature], name: str, verb: str) -> Signature:
     """Return the signature that a request names.
 
@@ -247,10 +251,24 @@ def refusal(error: WireError | ModelFailed) -> Answer:
     return Answer(found.http_status, replies.error_body(found.text) if found.text else b"")
 
 
+def _prepare(
+    body: bytes, headers: Mapping[str, str], verb: str, found: Servable | WireError
+) -> tuple[Servable, str, Prepared]:
+    """Read a request whole; whether the model is there counts only for one that is sound, as with TF-Serving."""
+    call = read_call(body, headers)
+    if isinstance(found, WireError):
+        raise found
+    signature = find_signature(found.model.signatures, call.signature, verb)
+    return found, call.signature, prepare(call, signature, found.spec.image.max_pixels)
+
+
+def _text_bytes(outputs: Arrays) -> int:
+    """Return the length of the answer as text, about; the longest are strings, e.g. of the signature `spec`."""
+    return sum(sum(map(len, array.ravel())) if array.dtype == object else 12 * array.size for array in outputs.values())
+
+
 def _write(outputs: Arrays, row: bool) -> bytes:
-    """Write the answer; the longest are strings, e.g. of the signature `spec`."""
-    size = sum(sum(map(len, array.ravel())) if array.dtype == object else 12 * array.size for array in outputs.values())
-    if size > REPLY_BYTES:
+    if _text_bytes(outputs) > REPLY_BYTES:
         raise WireError(f"the answer is longer than {REPLY_BYTES} bytes; send fewer rows in one request", "TOO_LARGE")
     return replies.write_outputs(outputs, row=row)
 

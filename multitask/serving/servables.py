@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,8 +16,9 @@ from pathlib import Path
 
 from multitask.demo.probe import probe_images
 from multitask.network import processor
+from multitask.parallel import Memory
 from multitask.prediction.decisions import differences
-from multitask.serving.batching import Batcher
+from multitask.serving.batching import WORK_BYTES, Batcher
 from multitask.serving.model_folder import KEPT_VERSIONS, LABELS, ModelFolder
 from multitask.serving.native import SPEC_FILE, NativeModel, NativePredictor
 from multitask.serving.replies import WireError
@@ -43,7 +45,9 @@ def agrees_in_bfloat16(directory: Path) -> bool:
 class Servable:
     """One loaded version of a model."""
 
-    def __init__(self, name: str, version: int, directory: Path, watch: Callable[[int], None], bfloat16: bool) -> None:
+    def __init__(
+        self, name: str, version: int, directory: Path, *, watch: Callable[[int], None], bfloat16: bool, memory: Memory
+    ) -> None:
         self.name, self.version = name, version
         self.spec = ModelSpec.load(directory / SPEC_FILE)
         self.model = NativeModel(directory, bfloat16=bfloat16)
@@ -51,7 +55,7 @@ class Servable:
         self._unused = threading.Condition()
         # The graph is optimised in its first run; nobody should wait for that.
         self.model.run("serving_default", {"image_bytes": [probe_images()["png"]]})
-        self.batcher = Batcher(self.model.run, watch=watch)
+        self.batcher = Batcher(self.model.run, memory=memory, watch=watch)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[Servable]:
@@ -100,6 +104,8 @@ class Servables:
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._root, self._watch, self._bfloat16 = root, watch, bfloat16
+        # One for all models: what they decode at once does not grow with their number.
+        self.memory = Memory(WORK_BYTES)
 
         def say_if_heard(text: str) -> None:
             # A closed standard error is no reason to stop looking for versions.
@@ -199,7 +205,8 @@ class Servables:
         self._set_state(model, version, "LOADING")
         try:
             bfloat16 = self._bfloat16(directory)
-            servable = Servable(name, version, directory, lambda rows: self._watch(name, rows), bfloat16)
+            watch = functools.partial(self._watch, name)
+            servable = Servable(name, version, directory, watch=watch, bfloat16=bfloat16, memory=self.memory)
         except Exception as error:
             self._set_state(model, version, "END", "FAILED_PRECONDITION", str(error))
             self._say(f"{name} version {version} cannot be loaded: {error}")

@@ -10,17 +10,15 @@ POST /files        photos as multipart form, answers as JSON
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
-import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import h11
 import uvicorn
-from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
+from fastapi import FastAPI, File, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -30,14 +28,14 @@ from multitask.errors import MultitaskError
 from multitask.serving import answers, replies
 from multitask.serving.guard import Guard, Hosts
 from multitask.serving.replies import PREDICT_BODY, REFUSALS
-from multitask.serving.rest import Asked, Engine, Scored
+from multitask.serving.rest import Asked, Engine
 from multitask.serving.telemetry import Telemetry
 
 MAX_BODY_BYTES = 64 << 20
 MAX_FILES = 256
 GRACE_SECONDS = 30
-# A connection says what it wants within this time, and takes some of its answer in each such time.
-CONNECTION_SECONDS = 10.0
+# A connection says what it wants within this time, and takes so much of its answer, or the rest, in each such time.
+CONNECTION_SECONDS, PROGRESS_BYTES = 10.0, 64 << 10
 # Bytes that are read from a connection at once: what the event loop does between two looks at the others.
 READ_BYTES = 64 << 10
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
@@ -61,8 +59,7 @@ def make_app(
         token: bearer token that every request but the page and the health checks must bear; "" for none.
         max_body_bytes: longer requests are answered with 413.
         hosts: names under which the server may be asked.
-        start: called before the first request is taken.
-        stop: called after the last one is answered.
+        start, stop: called before the first request is taken, and after the last one is answered.
     """
 
     @contextlib.asynccontextmanager
@@ -103,6 +100,7 @@ class _Connection(H11Protocol):
     """A connection that ends when its client stalls: before a request is whole, or while its answer is sent."""
 
     _timer: asyncio.TimerHandle | None = None
+    _taking: asyncio.TimerHandle | None = None
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -122,11 +120,17 @@ class _Connection(H11Protocol):
         self._stop_waiting()
         super().connection_lost(exc)
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_taking()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._watch_taking()
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        left = self.transport.get_write_buffer_size()
-        if left:
-            self.loop.call_later(CONNECTION_SECONDS, self._expect_progress, left)
+        self._watch_taking()
 
     def send_400_response(self, msg: str) -> None:
         body = replies.error_body(msg)
@@ -156,12 +160,18 @@ class _Connection(H11Protocol):
         if is_idle and not self.transport.get_write_buffer_size():
             self.transport.abort()
 
-    def _expect_progress(self, before: int) -> None:
+    def _watch_taking(self) -> None:
+        if self._taking:
+            self._taking.cancel()
         left = self.transport.get_write_buffer_size()
-        if left and left >= before:
+        if left:
+            self._taking = self.loop.call_later(CONNECTION_SECONDS, self._expect_progress, left)
+
+    def _expect_progress(self, before: int) -> None:
+        if self.transport.get_write_buffer_size() > max(before - PROGRESS_BYTES, 0):
             self.transport.abort()
-        elif left:
-            self.loop.call_later(CONNECTION_SECONDS, self._expect_progress, left)
+        else:
+            self._watch_taking()
 
 
 def _whole_target(event: Any) -> Any:
@@ -236,19 +246,20 @@ def _add_files(app: FastAPI, engine: Engine) -> None:
         images = [await file.read() for file in files]
         scored = await engine.score(images, _client(request))
         names = [file.filename or "" for file in files]
-        results = [
-            await engine.desk(answers.describe_one, scored.spec, data, scored.scores, row, draw)
-            for row, data in enumerate(images)
-        ]
-        return await engine.desk(_written, scored, names, results, started)
+        results = []
+        for row, data in enumerate(images):
+            takes = await engine.desk(answers.decoding_bytes, scored.scores, data, row, draw)
+            work = answers.describe_one, scored.spec, data, scored.scores, row, draw
+            results.append(await engine.desk(*work, takes=takes))
+        body = await engine.desk(answers.written, scored.version, names, results, time.perf_counter() - started)
+        return Response(body, media_type="application/json")
 
     @app.get("/model", summary="What the model can tell", responses={code: REFUSALS[code] for code in (401, 503)})
     async def model() -> Response:
         """Return the version and, per task, its name, kind and classes."""
         scored = await engine.score([])
-        tasks = [{"name": task.name, "kind": task.kind, "classes": task.classes} for task in scored.spec.tasks]
-        body = json.dumps({"model_version": scored.version, "tasks": tasks})
-        return Response(body, media_type="application/json")
+        tasks = [task.model_dump(include={"name", "kind", "classes"}) for task in scored.spec.tasks]
+        return JSONResponse({"model_version": scored.version, "tasks": tasks})
 
 
 async def _read(request: Request) -> bytes:
@@ -261,37 +272,22 @@ def _client(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
-def _written(scored: Scored, names: Sequence[str], results: Sequence[dict[str, Any]], started: float) -> Response:
-    for result in results:
-        if result.get("picture"):
-            result["picture"] = f"data:image/jpeg;base64,{base64.b64encode(result['picture']).decode()}"
-    body = {
-        "model_version": scored.version,
-        "milliseconds": round((time.perf_counter() - started) * 1000, 1),
-        "results": [{"file": name, **result} for name, result in zip(names, results, strict=True)],
-    }
-    return Response(json.dumps(body), media_type="application/json")
-
-
 def _add_errors(app: FastAPI) -> None:
     """Give every error the shape {"error": text}."""
+    kinds: dict[type[Exception], Callable[[Any], tuple[int, str]]] = {
+        MultitaskError: lambda error: (error.http_status, str(error)),
+        replies.WireError: lambda error: (error.http_status, error.text),
+        StarletteHTTPException: lambda error: (error.status_code, str(error.detail)),
+        RequestValidationError: lambda error: (
+            400,
+            "; ".join(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}" for wrong in error.errors()),
+        ),
+    }
 
-    def refuse(status: int, text: str, headers: Any = None) -> Response:
+    async def refuse(request: Request, error: Exception) -> Response:
+        status, text = next(kinds[kind](error) for kind in type(error).__mro__ if kind in kinds)
+        headers = getattr(error, "headers", None)
         return Response(replies.error_body(text), status, headers, media_type="application/json")
 
-    @app.exception_handler(MultitaskError)
-    async def ours(request: Request, error: MultitaskError) -> Response:
-        return refuse(error.http_status, str(error))
-
-    @app.exception_handler(replies.WireError)
-    async def of_the_model(request: Request, error: replies.WireError) -> Response:
-        return refuse(error.http_status, error.text)
-
-    @app.exception_handler(StarletteHTTPException)
-    async def of_the_framework(request: Request, error: HTTPException) -> Response:
-        return refuse(error.status_code, str(error.detail), error.headers)
-
-    @app.exception_handler(RequestValidationError)
-    async def wrong_fields(request: Request, error: RequestValidationError) -> Response:
-        problems = [f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}" for detail in error.errors()]
-        return refuse(400, "; ".join(problems))
+    for kind in kinds:
+        app.add_exception_handler(kind, refuse)

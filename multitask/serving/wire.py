@@ -21,8 +21,8 @@ from multitask.serving.replies import WireError
 from multitask.serving.signatures import NUMPY, Signature, TensorInfo
 
 ECHO_CHARACTERS = 256
-# What a request may hold. Every comma, colon and opening bracket of JSON is a Python object of some 100 bytes.
-MAX_TOKENS = 2_000_000
+# What a request may hold. Every comma, colon and opening bracket of JSON is a Python object of so many bytes, about.
+MAX_TOKENS, BYTES_PER_TOKEN = 2_000_000, 100
 MAX_ROWS = 1024
 # numpy's arrays have at most 64 dimensions, TensorFlow's images 4.
 MAX_RANK = 16

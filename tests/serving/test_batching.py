@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from multitask.audit.cost import BYTES_PER_PIXEL
 from multitask.errors import ServerUnavailable
+from multitask.parallel import Memory
 from multitask.serving.batching import Batcher
 
 
@@ -186,11 +190,29 @@ def test_no_more_is_decoded_at_once_than_memory_is_meant_for() -> None:
             under_way[0] -= work
         return {"y": inputs["x"]}
 
-    batcher = Batcher(run, max_work=10, workers=3)
+    memory = Memory(10 * BYTES_PER_PIXEL)
+    batcher = Batcher(run, memory=memory, max_work=10, workers=3)
     works = [3, 4, 9, 1, 1, 10, 2, 25, 5, 5, 5]
     parts = [batcher.submit("s", rows(*works), works) for _ in range(5)]
     assert [result(part) for part in parts] == [works] * 5
     assert most[0] == 25, "a row of more than all is meant for runs, and alone"
+    batcher.close()
+
+
+def test_what_is_given_up_while_it_waits_holds_nothing() -> None:
+    gate = Gate()
+    batcher, first = gate.batcher()
+    waiting = rows(*range(50))
+    held = weakref.ref(waiting["x"])
+    parts = batcher.submit("s", waiting)
+    del waiting
+    assert held() is not None
+    for part in parts:
+        part.cancel()
+    gc.collect()
+    assert held() is None
+    gate.open.set()
+    assert result(first) == [0]
     batcher.close()
 
 
