@@ -153,10 +153,10 @@ def _write_zip(fashion: Path, folder: Path, count: int) -> None:
 def _rows() -> dict[str, Any]:
     """Write the table, then read, check and divide it."""
     from multitask.audit.division import divide
-    from multitask.config import DataConfig
     from multitask.data.frames import read_frame
     from multitask.data.labels import settle_classes
     from multitask.data.tables import as_table
+    from multitask.settings import DataConfig
     from multitask.spec import Task, TaskConfig
 
     random, path = np.random.default_rng(0), Path("rows.parquet")

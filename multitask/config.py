@@ -4,159 +4,17 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
 
 import tomli_w
-import tyro
-from pydantic import (
-    BaseModel,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
-from multitask.backbones import BACKBONES
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
-from multitask.spec import (
-    LAYOUTS,
-    BackboneOption,
-    Frozen,
-    ImageSpec,
-    ModelSpec,
-    Task,
-    TaskConfig,
-)
-
-Share = Annotated[float, Field(gt=0, lt=0.9)]
-
-
-def _alias(*flags: str) -> Any:
-    return tyro.conf.arg(aliases=flags)
-
-
-def in_table(images: Sequence[str], table: str) -> tuple[str, ...]:
-    """Return locations of images in which `labels::` stands for a table."""
-    return tuple(table + place.removeprefix("labels") if place.startswith("labels::") else place for place in images)
-
-
-class DataConfig(Frozen):
-    """Where labels and images lie, and how rows are divided."""
-
-    labels: Annotated[str, _alias("--labels")] = "data/data.parquet"
-    """Label table: parquet, CSV or Arrow; several by a pattern; a folder of parts or with a folder per class; SQL."""
-    query: str = ""
-    """What to select, where labels is the address of a database."""
-    images: Annotated[tuple[str, ...], _alias("--images")] = ("data/data.zip",)
-    """Zip or tar archives, folders, idx files, or a column: TABLE::ID_COLUMN::IMAGE_COLUMN, where `labels` is the label
-    table. An image's id is its file name, or its path, without extension."""
-    id_column: str = "uuid"
-    """Column of the tables that holds the image id; `row` is the number of the row, for tables without one."""
-    group_columns: tuple[str, ...] = ()
-    """Rows that share a value in one of these columns stay on one side of a split, e.g. sender_id."""
-    split_column: str = ""
-    """Column that says where each row belongs: train, validation or test. Empty: rows are divided here."""
-    time_column: str = ""
-    """Column of dates or numbers: the oldest rows train, the newest test. Empty: rows are drawn."""
-    validation: Share = 0.15
-    """Share of the rows that chooses checkpoint and thresholds."""
-    test: Share = 0.15
-    """Share of the rows that is only ever evaluated."""
-    split_seed: NonNegativeInt = 0
-    """Seed of the split; another one draws other rows. fit.seed leaves the split alone."""
-    near_duplicates: bool = True
-    """Keep nearly equal pictures on one side of a split."""
-    features: str = "model_training/features"
-    """Folder where features of the frozen network are kept between runs."""
-    features_gb: PositiveFloat = 20.0
-    """Disk budget of that folder in GB; features unused for longest are deleted first."""
-
-    @field_validator("test")
-    @classmethod
-    def _leaves_rows_to_train_on(cls, test: float, info: Any) -> float:
-        if test + info.data.get("validation", 0) >= 0.9:
-            raise ValueError("validation and test together must leave at least a tenth of the rows for training")
-        return test
-
-    @property
-    def archives(self) -> tuple[str, ...]:
-        """Locations of the images; `labels::ID::IMAGE` is a column of the label table itself."""
-        return in_table(self.images, f"{self.labels}::{self.query}" if self.query else self.labels)
-
-    @model_validator(mode="after")
-    def _one_way_to_divide(self) -> DataConfig:
-        if self.split_column and self.time_column:
-            raise ValueError("split_column and time_column exclude each other")
-        return self
-
-
-class ModelConfig(Frozen):
-    """Which network, and where it is frozen."""
-
-    backbone: Annotated[str, _alias("--backbone")] = "vgg16"
-    """Network below the heads, of keras.applications by name (mobilenetv2, efficientnetb0, densenet121, ...), each with
-    its own input scaling; or small_cnn."""
-    backbone_options: dict[str, BackboneOption] = Field(default_factory=dict)
-    """What its constructor takes beside, e.g. alpha = 0.25 of mobilenet; as flags: alpha 0.25."""
-    weights: Annotated[str, _alias("--weights")] = "imagenet"
-    """imagenet (downloaded once by Keras), random (He-initialised), or the path of a .h5 or .keras file."""
-    image_size: Annotated[tuple[PositiveInt, PositiveInt], _alias("--image-size")] = (224, 224)
-    """Height and width in pixels that every image is resized to."""
-    resize: Literal["stretch", "pad", "crop"] = "stretch"
-    """stretch to the size, pad to keep all of the picture, or crop to fill the size."""
-    pooling: Literal["flatten", "avg", "max"] = "flatten"
-    """What turns the last feature map into a vector for the heads."""
-    freeze: Annotated[str, _alias("--freeze")] = "all"
-    """all: train the heads only. none: train everything. Or the name of the last frozen layer, e.g. block4_pool."""
-    dropout: float = Field(default=0.25, ge=0, lt=1)
-    """Share of the features dropped before the heads while training."""
-
-    @field_validator("backbone")
-    @classmethod
-    def _is_known(cls, backbone: str) -> str:
-        if backbone not in BACKBONES:
-            raise ValueError(f'expected a known backbone, received "{backbone}". {nearest(backbone, BACKBONES)}')
-        return backbone
-
-
-class FitConfig(Frozen):
-    """How long and how carefully to train."""
-
-    epochs: Annotated[PositiveInt, _alias("--epochs")] = 40
-    """Most epochs to train; stops earlier when the validation score no longer improves."""
-    batch_size: Annotated[PositiveInt, _alias("--batch-size")] = 32
-    """Rows per training step."""
-    learning_rate: Annotated[PositiveFloat, _alias("--learning-rate")] = 1e-4
-    """First learning rate of Adam; halved on plateaus."""
-    balance: Literal["weights", "downsample", "none"] = "weights"
-    """Class imbalance: weight rare classes and tags, or sample every class down to the rarest."""
-    precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _alias("--precision")] = "auto"
-    """Arithmetic of the network; auto takes the fastest the hardware has. Heads are always float32."""
-    seed: Annotated[NonNegativeInt, _alias("--seed")] = 0
-    """Seed of initial weights, data order and dropout; data.split_seed is that of the split."""
-
-
-class GateConfig(Frozen):
-    """What a model must reach before it is published."""
-
-    floors: dict[str, float] = Field(default_factory=dict)
-    """Least value of figures on the test split, of errors the largest, e.g. "category.accuracy" = 0.6; names as in
-    metrics.json."""
-    not_worse: bool = True
-    """Refuse a model that is worse than the published one, beyond the 95% interval, on the same test rows."""
-    beats_baseline: bool = True
-    """Refuse a model with a task that it answers no better than one that never looks at the image."""
-    max_size_mb: PositiveFloat = 2000.0
-    """Largest SavedModel in megabytes."""
-    max_latency_ms: PositiveFloat = 5000.0
-    """Longest median time for one photo, on the machine that publishes."""
+from multitask.settings import DataConfig, FitConfig, GateConfig, ModelConfig
+from multitask.spec import LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 
 def _clothing() -> dict[str, TaskConfig]:

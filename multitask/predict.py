@@ -19,8 +19,8 @@ from multitask.privacy import hide_secrets
 from multitask.progress import Lines
 
 if TYPE_CHECKING:
-    from multitask.config import DataConfig
     from multitask.prediction.protocol import Predictor
+    from multitask.settings import DataConfig
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from multitask.audit import splits
-from multitask.config import DataConfig
 from multitask.data.cells import as_names, as_numbers
 from multitask.data.tables import Table
 from multitask.errors import TableError, nearest
+from multitask.settings import DataConfig
 from multitask.spec import Task
 
 # What people call the parts of a split.

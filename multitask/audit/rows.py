@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from multitask.audit.duplicates import near_duplicates
 from multitask.audit.inspection import Look, look_at
 from multitask.audit.looks import KEY_BYTES, Looks, LookStore
-from multitask.config import DataConfig
 from multitask.data.archives import Archive, read_image
 from multitask.data.tables import Table
 from multitask.errors import ArchiveError
 from multitask.parallel import bounded_map
+from multitask.settings import DataConfig
 from multitask.spec import Task
 
 # Looks are saved when there are so many, or after so long, which bounds the work that a kill can lose.

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from multitask.config import DataConfig, in_table
 from multitask.data.archives import Archive, open_archive
 from multitask.data.frames import IMAGE_COLUMNS, read_frame
 from multitask.data.idx import is_idx
 from multitask.data.locations import SEPARATOR, TABLE_SUFFIXES, Location
 from multitask.data.tables import how_to_name_images, read_table
 from multitask.errors import ArchiveError, ConfigError, TableError
+from multitask.settings import DataConfig, in_table
 
 
 def open_rows(

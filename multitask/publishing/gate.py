@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from multitask.config import GateConfig
 from multitask.data.archives import open_archive
 from multitask.demo.probe import probe_images
 from multitask.errors import GateError, nearest
@@ -28,6 +27,7 @@ from multitask.publishing.proving import PROOF_FILE, digest
 from multitask.runs import Run
 from multitask.serving.model_folder import ModelFolder
 from multitask.serving.native import NativePredictor
+from multitask.settings import GateConfig
 from multitask.spec import ModelSpec, Task
 
 LATENCY_CALLS = 9

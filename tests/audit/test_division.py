@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.audit.division import crossing, divide
-from multitask.config import DataConfig
 from multitask.data.tables import Table
 from multitask.errors import TableError
+from multitask.settings import DataConfig
 from multitask.spec import Task
 
 TASK = Task(name="kind", kind="multiclass", columns=("kind",), classes=("a", "b"))

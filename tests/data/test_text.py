@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from multitask.audit.division import divide
-from multitask.config import DataConfig, TaskConfig
 from multitask.data.archives import open_archive
 from multitask.data.frames import read_frame
 from multitask.data.labels import settle_classes
 from multitask.data.sources import open_images
 from multitask.data.tables import as_table, read_table
 from multitask.errors import ArchiveError, TableError
-from multitask.spec import Task
+from multitask.settings import DataConfig
+from multitask.spec import Task, TaskConfig
 from tests.conftest import write_zip
 
 LARGE = [9007199254740992, 9007199254740993]  # one float, 2**53
