@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,17 @@ from numpy.typing import NDArray
 
 from multitask.config import Config, load_config
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
-from multitask.evaluation.tasks import validation_score
 from multitask.network import hardware
 from multitask.network.heads import HEADS
-from multitask.network.losses import TaskFigure, TaskLoss, known_shares
-from multitask.network.weights import all_layers
+from multitask.network.losses import TaskFigure
 from multitask.progress import Progress, Quiet
 from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
 from multitask.spec import ModelSpec
-from multitask.storage import replacing
-from multitask.training.checkpoints import History, load_checkpoint, save_checkpoint
+from multitask.training.checkpoints import History, load_checkpoint
 from multitask.training.dataset import distributed, training_batches
+from multitask.training.epochs import EpochKeeper, task_losses
 from multitask.training.preparation import Prepared, prepare
-from multitask.training.results import score_rows, write_results
+from multitask.training.results import write_results
 from multitask.training.standardisation import standardise
 
 
@@ -99,7 +96,7 @@ def train(
             HEADS[task.kind].settle(task, prepared.network.whole.get_layer(task.name), constants[task.name])
         model.compile(
             optimizer=_optimizer(prepared.precision, fit.learning_rate),
-            loss=_losses(prepared, rows, constants),
+            loss=task_losses(prepared, rows, constants),
             loss_weights={task.name: task.loss_weight for task in prepared.spec.tasks},
             metrics={task.name: [TaskFigure(task.kind, constants[task.name])] for task in prepared.spec.tasks},
         )
@@ -108,7 +105,7 @@ def train(
             history = load_checkpoint(folder.last_checkpoint, model, model.optimizer)
             progress.say(f"going on after epoch {len(history)}")
     progress.say(f"training: {len(rows):,} rows, validation: {len(prepared.rows('validation')):,} rows")
-    keeper = _EpochKeeper(prepared, config, constants, history, folder, progress)
+    keeper = EpochKeeper(prepared, config, constants, history, folder, progress)
     if not keeper.plan().stop and len(history) < fit.epochs:
         shape, dtype, parts = tuple(model.input.shape[1:]), model.input.dtype, strategy.num_replicas_in_sync
         batches = training_batches(
@@ -127,32 +124,6 @@ def train(
     return history
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the scores so far say about the next epoch; epochs count from 0."""
-
-    best_epoch: int
-    learning_rate: float
-    stop: bool
-
-
-def plan_next_epoch(scores: Sequence[float], learning_rate: float, epochs: int) -> Plan:
-    """Return the plan after epochs with these validation scores; a function of nothing else, so a resume repeats it.
-
-    Patience is a fifth of the epochs, at least 4. Training stops after as many epochs without a better score; the
-    learning rate is halved whenever half of it has passed.
-    """
-    patience = max(4, epochs // 5)
-    best_epoch, waited = 0, 0
-    for epoch, score in enumerate(scores):
-        if epoch == 0 or score > scores[best_epoch]:
-            best_epoch, waited = epoch, 0
-        else:
-            waited += 1
-            learning_rate /= 2 if waited % (patience // 2) == 0 else 1
-    return Plan(best_epoch, learning_rate, waited >= patience)
-
-
 def downsample(
     spec: ModelSpec, labels: Mapping[str, NDArray[np.float32]], rows: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
@@ -168,14 +139,6 @@ def downsample(
     return rows[np.sort(shuffled[(rank < keep) | (classes[shuffled] < 0)])]
 
 
-def seed_dropout(model: Any, seed: int, epoch: int) -> None:
-    """Make what the layers draw in an epoch, also those of the backbone, a function of the seed and its number."""
-    for index, layer in enumerate(all_layers(model)):
-        if hasattr(layer, "seed_generator"):
-            drawn = np.random.SeedSequence([seed, epoch, index]).generate_state(2)
-            layer.seed_generator.state.assign(drawn)
-
-
 def _optimizer(precision: str, learning_rate: float) -> Any:
     """Return Adam; in float16, whose least number is 6e-8, with a loss that is scaled so that gradients do not vanish.
 
@@ -183,92 +146,6 @@ def _optimizer(precision: str, learning_rate: float) -> Any:
     """
     adam = keras.optimizers.Adam(learning_rate)
     return keras.optimizers.LossScaleOptimizer(adam) if precision == "float16" else adam
-
-
-def _losses(
-    prepared: Prepared, rows: NDArray[np.int64], constants: Mapping[str, NDArray[np.float32]]
-) -> dict[str, TaskLoss]:
-    """Return the loss of each task on these rows."""
-    labels = prepared.labels(rows)
-    return {
-        task.name: TaskLoss(task.kind, constants[task.name], known_shares(labels[task.name]))
-        for task in prepared.spec.tasks
-    }
-
-
-class _EpochKeeper(keras.callbacks.Callback):
-    """Around each epoch: learning rate and dropout seeds before; validation, checkpoints and the line after."""
-
-    def __init__(
-        self,
-        prepared: Prepared,
-        config: Config,
-        constants: Mapping[str, NDArray[np.float32]],
-        history: History,
-        folder: RunFolder,
-        progress: Progress,
-    ) -> None:
-        super().__init__()
-        self.prepared, self.config = prepared, config
-        self.history, self.folder, self.progress = history, folder, progress
-        self.rows = prepared.rows("validation")
-        self.labels = prepared.labels(self.rows)
-        self.losses = _losses(prepared, self.rows, constants)
-
-    def plan(self) -> Plan:
-        """Return the plan after the epochs so far."""
-        scores = [row["val_score"] for row in self.history]
-        return plan_next_epoch(scores, self.config.fit.learning_rate, self.config.fit.epochs)
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Make the epoch a function of the seed and its number."""
-        self.model.optimizer.learning_rate = self.plan().learning_rate
-        seed_dropout(self.model, self.config.fit.seed, epoch)
-        self.started = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Validate, write the checkpoints, decide whether to go on."""
-        row = {"epoch": epoch + 1, **{name: float(value) for name, value in (logs or {}).items()}}
-        if not math.isfinite(row["loss"]):
-            raise RunError(
-                f"the loss is {row['loss']} in epoch {epoch + 1}",
-                where=str(self.folder.directory),
-                fix="Lower the learning rate (--learning-rate), or use --precision float32.",
-            )
-        row |= {f"val_{name}": value for name, value in self._validate().items()}
-        row["learning_rate"] = self.plan().learning_rate
-        row["seconds"] = round(time.monotonic() - self.started, 3)
-        self.history.append(row)
-        plan = self.plan()
-        if plan.best_epoch == epoch:
-            save_checkpoint(self.folder.best_checkpoint, self.model, None, self.history)
-        save_checkpoint(self.folder.last_checkpoint, self.model, self.model.optimizer, self.history)
-        with replacing(self.folder / "history.csv") as path:
-            pd.DataFrame(self.history).to_csv(path, index=False)
-        best = " *" if plan.best_epoch == epoch else ""
-        self.progress.say(
-            f"epoch {epoch + 1}/{self.config.fit.epochs}  loss {row['loss']:.4f}  val_loss {row['val_loss']:.4f}  "
-            f"val_score {row['val_score']:.4f}{best}  {row['seconds']:.1f} s"
-        )
-        self.model.stop_training = plan.stop
-
-    def _validate(self) -> dict[str, float]:
-        """Return losses and scores on the validation split; an undefined score is replaced by minus the loss."""
-        logits, scores = score_rows(self.prepared, self.rows)
-        found = {}
-        for task in self.prepared.spec.tasks:
-            losses = self.losses[task.name].call(self.labels[task.name], logits[task.name])
-            found[f"{task.name}_loss"] = float(np.mean(losses))
-        found["loss"] = sum(found[f"{task.name}_loss"] * task.loss_weight for task in self.prepared.spec.tasks)
-        found |= validation_score(self.prepared.spec, self.labels, scores)
-        if not math.isfinite(found["score"]):
-            if not self.history:
-                self.progress.say(
-                    "the validation score is undefined, since the validation rows lack the labels it needs: "
-                    "minus the validation loss stands for it and chooses the best epoch"
-                )
-            found["score"] = -found["loss"]
-        return found
 
 
 def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:

@@ -38,6 +38,8 @@ from multitask.training.dataset import distributed, inference_batches
 from multitask.training.preparation import Prepared
 
 SCORING_BATCH = 128
+# Splits whose scores are kept: what was not trained on.
+SCORED = ("validation", "test")
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -67,13 +69,15 @@ def write_results(
 
     A run that has `metrics.json` is finished: model and figures are on disk before anything is drawn.
     """
-    validation, test = prepared.rows("validation"), prepared.rows("test")
-    spec = _settled(prepared, constants, validation)
-    scores = score_rows(prepared, test)[1]
+    test = prepared.rows("test")
+    found = {part: score_rows(prepared, prepared.rows(part))[1] for part in SCORED}
+    spec = _settled(prepared, constants, found["validation"])
+    scores = found["test"]
     train_labels = prepared.labels(prepared.rows("train"))
     groups = prepared.groups[test]
     evaluation = evaluate_tasks(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
     _write_tables(prepared, config, folder)
+    write_scores(prepared, spec, found, folder)
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
     manifest = _manifest(prepared, config, constants, history, started)
@@ -154,11 +158,10 @@ def next_commands(folder: RunFolder, config: Config) -> list[str]:
 
 
 def _settled(
-    prepared: Prepared, constants: Mapping[str, NDArray[np.float32]], validation: NDArray[np.int64]
+    prepared: Prepared, constants: Mapping[str, NDArray[np.float32]], scores: Mapping[str, NDArray[np.float32]]
 ) -> ModelSpec:
-    """Return the spec with what the training labels and the validation split decide, thresholds among it."""
-    labels = prepared.labels(validation)
-    scores = score_rows(prepared, validation)[1]
+    """Return the spec with what training labels and validation scores decide, thresholds among it."""
+    labels = prepared.labels(prepared.rows("validation"))
     tasks = []
     for task in prepared.spec.tasks:
         layer = prepared.network.whole.get_layer(task.name)
@@ -181,6 +184,18 @@ def _write_tables(prepared: Prepared, config: Config, folder: RunFolder) -> None
         frame.to_parquet(path, index=False)
     with replacing(folder / "quarantine.parquet") as path:
         prepared.quarantine.to_parquet(path, index=False)
+
+
+def write_scores(prepared: Prepared, spec: ModelSpec, scores: Mapping[str, Arrays], folder: RunFolder) -> None:
+    """Write the scores of the rows that did not train: id, split, and the score columns of a prediction table."""
+    frames = []
+    for part, found in scores.items():
+        columns = {"id": prepared.table.ids[prepared.rows(part)], "split": part}
+        for task in spec.tasks:
+            columns |= zip(task.score_columns, found[task.name].T, strict=True)
+        frames.append(pd.DataFrame(columns))
+    with replacing(folder / "scores.parquet") as path:
+        pd.concat(frames).to_parquet(path, index=False)
 
 
 def _save_model(prepared: Prepared, folder: RunFolder) -> None:

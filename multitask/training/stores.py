@@ -1,6 +1,6 @@
-"""Rows of numbers on disk, found by the digest of their image: appended in chunks, memory-mapped, within a budget.
+"""Rows of numbers on disk, found by the digest of their image: appended in chunks, read row by row, within a budget.
 
-A store is one folder per frozen network, `<features>/<key>/`. A chunk is a `.npy` that is memory-mapped and a `.sha256`
+A store is one folder per frozen network, `<features>/<key>/`. A chunk is a `.npy` and a `.sha256`
 that lists its rows; the list is renamed into place last, so a chunk without it was interrupted and does not count, nor
 does one whose rows are gone or damaged: they are computed anew. A folder that holds anything else than a store does is
 somebody else's: it is neither counted nor deleted.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
 import shutil
 import uuid
@@ -21,7 +22,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from multitask.errors import ConfigError
+from multitask.errors import ConfigError, RunError
 from multitask.storage import replacing
 
 # Every open chunk holds a file descriptor, of which a process has about a thousand: with more chunks than this, those
@@ -56,7 +57,7 @@ class FeatureStore:
             ) from None
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         self._join_chunks()
-        self._chunks: list[NDArray[Any]] = []
+        self._chunks: list[_Chunk] = []
         # Rows count through all chunks, in the order in which they were opened.
         self._starts: list[int] = [0]
         self._rows: dict[str, int] = {}
@@ -72,6 +73,8 @@ class FeatureStore:
     def close(self) -> None:
         """Let other runs delete this store when they need its space."""
         self._lock.close()
+        for chunk in self._chunks:
+            chunk.file.close()
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._rows
@@ -97,11 +100,11 @@ class FeatureStore:
 
         def fetch(rows: NDArray[np.int64]) -> NDArray[Any]:
             features = np.empty((len(rows), *self.shape), self.dtype)
+            buffers = features.view(np.uint8).reshape(len(rows), self.row_bytes)
             places = stored[rows]
             chunks = np.searchsorted(self._starts, places, side="right") - 1
-            for chunk in np.unique(chunks):
-                here = chunks == chunk
-                features[here] = self._chunks[chunk][places[here] - self._starts[chunk]]
+            for buffer, chunk, row in zip(buffers, chunks, places - np.take(self._starts, chunks), strict=True):
+                self._chunks[chunk].read(int(row), buffer)
             return features
 
         return fetch
@@ -112,9 +115,9 @@ class FeatureStore:
     def _open_chunk(self, listing: Path) -> None:
         """Take the rows of a chunk in; pass over one that cannot be read or is of another size."""
         with contextlib.suppress(OSError, ValueError, EOFError):
-            digests, chunk = self._read_chunk(listing)
+            digests, _ = self._read_chunk(listing)
             self._rows.update({digest: self._starts[-1] + row for row, digest in enumerate(digests)})
-            self._chunks.append(chunk)
+            self._chunks.append(_Chunk(listing.with_suffix(".npy"), len(digests), self.row_bytes))
             self._starts.append(self._starts[-1] + len(digests))
 
     def _read_chunk(self, listing: Path) -> tuple[list[str], NDArray[Any]]:
@@ -163,6 +166,24 @@ class FeatureStore:
         for listing in listings:
             listing.unlink()
             listing.with_suffix(".npy").unlink()
+
+
+class _Chunk:
+    """The rows of an open chunk, read one by one: what is mapped would count as memory of this process for ever."""
+
+    def __init__(self, path: Path, rows: int, row_bytes: int) -> None:
+        self._row_bytes = row_bytes
+        self.file = path.open("rb", buffering=0)
+        # What follows the header are the rows and nothing else.
+        self._begin = path.stat().st_size - rows * row_bytes
+
+    def read(self, row: int, buffer: NDArray[np.uint8]) -> None:
+        """Fill a buffer (row_bytes,)."""
+        found = os.preadv(self.file.fileno(), [buffer.data], self._begin + row * self._row_bytes)
+        if found != self._row_bytes:
+            raise RunError(
+                "stored features are cut off", where=self.file.name, fix="Delete the file; they are computed anew."
+            )
 
 
 def _write_listing(path: Path, digests: Sequence[str]) -> None:

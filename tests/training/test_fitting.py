@@ -26,7 +26,9 @@ from multitask.network import hardware, processor
 from multitask.progress import Quiet
 from multitask.runs import Run, RunFolder, find_run, open_run
 from multitask.spec import ModelSpec, Task
-from multitask.training.fitting import Plan, downsample, fit, plan_next_epoch, resume, seed_dropout
+from multitask.training.epochs import seed_dropout
+from multitask.training.fitting import downsample, fit, resume
+from multitask.training.schedule import Plan, plan_next_epoch
 from tests.conftest import photo, write_table, write_zip
 
 pytestmark = pytest.mark.tensor
@@ -151,6 +153,20 @@ def test_the_saved_model_is_that_of_the_best_epoch_with_thresholds_of_the_valida
     assert manifest["best_epoch"] == history.loc[history["val_score"].idxmax(), "epoch"]
     assert len(trained.spec.task("tags").thresholds) == 3
     assert trained.spec == ModelSpec.load(trained.folder / "spec.json")
+
+
+def test_scores_of_the_rows_that_did_not_train_are_kept(trained: Run) -> None:
+    splits, scores = (pd.read_parquet(trained.folder / f"{name}.parquet") for name in ("splits", "scores"))
+    for part in ("validation", "test"):
+        assert scores[scores["split"] == part]["id"].tolist() == splits[splits["split"] == part]["id"].tolist()
+    task = trained.spec.tasks[0]
+    right = (
+        scores[list(task.score_columns)].to_numpy().argmax(axis=1)
+        == splits.set_index("id").loc[scores["id"], task.label_columns[0]].to_numpy()
+    )
+    is_test = (scores["split"] == "test").to_numpy()
+    stated = trained.folder.read_json("metrics.json")[task.name]["metrics"]["accuracy"]["value"]
+    assert right[is_test].mean() == pytest.approx(stated)
 
 
 def test_features_are_standardised_by_the_training_split(trained: Run) -> None:
@@ -310,14 +326,14 @@ def _start(config: Config, name: str, root: Path) -> subprocess.Popen[str]:
     script = f"""
 import time
 from pathlib import Path
-from multitask.training import checkpoints, features
+from multitask.training import checkpoints, epochs, features
 from multitask.training import fitting as training
 from multitask.config import load_config
 from multitask.progress import Lines
 features.CHUNK_SECONDS = 0.0
 features.FeatureStore.add = (lambda add: lambda self, *a: (add(self, *a), time.sleep(0.15)))(features.FeatureStore.add)
-save = training.save_checkpoint
-training.save_checkpoint = lambda *a: (time.sleep(0.05), save(*a), time.sleep(0.05))
+save = epochs.save_checkpoint
+epochs.save_checkpoint = lambda *a: (time.sleep(0.05), save(*a), time.sleep(0.05))
 training.fit(load_config("{root}/{name}.toml"), "{name}", Lines(), Path("{root}/runs"))
 """
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -370,10 +386,11 @@ def _resume_slowly(root: Path) -> subprocess.Popen[str]:
     script = f"""
 import time
 from pathlib import Path
+from multitask.training import epochs
 from multitask.training import fitting as training
 from multitask.progress import Lines
-save = training.save_checkpoint
-training.save_checkpoint = lambda *a: (time.sleep(0.1), save(*a), time.sleep(0.1))
+save = epochs.save_checkpoint
+epochs.save_checkpoint = lambda *a: (time.sleep(0.1), save(*a), time.sleep(0.1))
 training.resume("killed", Lines(), Path("{root}/runs"))
 """
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
