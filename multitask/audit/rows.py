@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,10 @@ from multitask.spec import Task
 
 # Looks are saved when there are so many, or after so long, which bounds the work that a kill can lose.
 _SAVED_LOOKS, _SAVED_SECONDS = 5_000, 20.0
+# Files that a thread looks at before it takes the next: so many, or of so many bytes.
+_BATCH_FILES, _BATCH_BYTES = 64, 4 << 20
+# Pictures are tiny below so many bytes on average.
+_TINY_BYTES = 4096
 # A reason names so many rows of one picture, whatever their number.
 _NAMED_ROWS = 3
 # Nearly equal pictures are few; a group of more files than both of these is probably of mere look-alikes.
@@ -150,21 +155,46 @@ def _look(
     def read(at: int) -> tuple[int, bytes, str]:
         return at, *read_image(archive, names[at])
 
-    def look(file: tuple[int, bytes, str]) -> tuple[int, Look | str]:
-        at, data, reason = file
-        return at, reason or look_at(data, max_pixels)
+    def look(batch: list[tuple[int, bytes, str]]) -> list[tuple[int, Look | str]]:
+        return [(at, reason or look_at(data, max_pixels)) for at, data, reason in batch]
 
     missing = np.full(len(names), "", object)
     ordered = (int(unknown[at]) for at in archive.in_order([names[at] for at in unknown]))
     files = map(read, ordered) if archive.readers == 1 else bounded_map(read, ordered, archive.readers)
-    for at, found in bounded_map(look, files, 2 * (os.cpu_count() or 1)):
-        # Why a file could not be read is not remembered: a server or a disk may answer the next time.
-        if isinstance(found, str):
-            missing[at] = found
-        else:
-            saver.add(at, found)
-        advance(1)
+    for batch in _looked_at(look, _batches(files)):
+        for at, found in batch:
+            # Why a file could not be read is not remembered: a server or a disk may answer the next time.
+            if isinstance(found, str):
+                missing[at] = found
+            else:
+                saver.add(at, found)
+        advance(len(batch))
     return missing
+
+
+def _looked_at(
+    look: Callable[[list[tuple[int, bytes, str]]], list[tuple[int, Look | str]]],
+    batches: Iterator[list[tuple[int, bytes, str]]],
+) -> Iterator[list[tuple[int, Look | str]]]:
+    """Look side by side; where pictures are tiny, threads would wait for each other longer than they look."""
+    for first in batches:
+        is_tiny = sum(len(data) for _, data, _ in first) < _TINY_BYTES * len(first)
+        every = itertools.chain([first], batches)
+        yield from map(look, every) if is_tiny else bounded_map(look, every, 2 * (os.cpu_count() or 1))
+
+
+def _batches(files: Iterable[tuple[int, bytes, str]]) -> Iterator[list[tuple[int, bytes, str]]]:
+    """Group files to batches that are worth a thread's turn."""
+    batch: list[tuple[int, bytes, str]] = []
+    size = 0
+    for file in files:
+        batch.append(file)
+        size += len(file[1])
+        if len(batch) == _BATCH_FILES or size > _BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 class _Saver:

@@ -79,19 +79,27 @@ def read_images(ids: Sequence[str], archive: Archive, image: ImageSpec, batch_si
         Dataset of (rows int64 (batch,), images uint8 (batch, height, width, 3)); a row is a position in `ids`.
     """
 
-    def read() -> Iterator[tuple[int, bytes]]:
-        for row in archive.in_order(ids):
-            try:
-                yield int(row), archive[ids[row]]
-            except (KeyError, ArchiveError):
-                continue
+    def read() -> Iterator[tuple[list[int], list[bytes]]]:
+        # Files pass from Python to TensorFlow by the batch: one by one that takes longer than to decode small ones.
+        ordered = list(archive.in_order(ids))
+        for at in range(0, len(ordered), batch_size):
+            files = [(int(row), _bytes_of(archive, ids[row])) for row in ordered[at : at + batch_size]]
+            yield [row for row, data in files if data], [data for _, data in files if data]
 
-    signature = (tf.TensorSpec((), tf.int64), tf.TensorSpec((), tf.string))
-    files = tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(2 * batch_size)
+    signature = (tf.TensorSpec((None,), tf.int64), tf.TensorSpec((None,), tf.string))
+    files = tf.data.Dataset.from_generator(read, output_signature=signature).prefetch(2).unbatch()
     decoded = files.map(
         lambda row, data: (row, preprocess(data, image)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
     return decoded.ignore_errors().batch(batch_size).prefetch(2)
+
+
+def _bytes_of(archive: Archive, name: str) -> bytes:
+    """Return an image file; nothing where it cannot be read."""
+    try:
+        return archive[name]
+    except (KeyError, ArchiveError):
+        return b""
 
 
 def training_batches(

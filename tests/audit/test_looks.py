@@ -76,6 +76,7 @@ def test_an_interruption_loses_little(photos: Path, tmp_path: Path, monkeypatch:
         return look_at(data, limit)
 
     monkeypatch.setattr(room, "_SAVED_LOOKS", 5)
+    monkeypatch.setattr(room, "_BATCH_FILES", 5)
     monkeypatch.setattr(room, "look_at", look)
     with pytest.raises(KeyboardInterrupt):
         audit(ids, photos, tmp_path / "cache")
