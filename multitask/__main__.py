@@ -17,11 +17,14 @@ DOORS = ("explore", "train", "evaluate", "predict", "export", "publish", "serve"
 def main(argv: list[str] | None = None) -> None:
     """Run the door that the first word names; without one, list them."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print("\n".join(f"{door:10} {_line(door)}" for door in DOORS))
-        print("\nEach explains its settings: multitask DOOR --help, or python -m multitask.DOOR --help.")
-        return
-    cli.run_door(lambda _: _enter(argv[0], argv[1:]))
+    is_help = not argv or argv[0] in ("-h", "--help")
+    cli.run_door(lambda _: _list() if is_help else _enter(argv[0], argv[1:]))
+
+
+def _list() -> int:
+    print("\n".join(f"{door:10} {_line(door)}" for door in DOORS))
+    print("\nEach explains its settings: multitask DOOR --help, or python -m multitask.DOOR --help.")
+    return 0
 
 
 def _enter(door: str, argv: list[str]) -> int:

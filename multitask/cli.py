@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -41,6 +42,11 @@ def run_door(main: Callable[[Sequence[str] | None], int]) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         code = main(None)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output, e.g. `head`, has seen enough; Python would say so once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except MultitaskError as error:
         print(f"error: {error}", file=sys.stderr)
         code = error.exit_code

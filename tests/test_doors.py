@@ -44,6 +44,21 @@ def test_help_answers_at_once_and_names_the_command(door: str, tmp_path: Path) -
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
+def test_output_that_nobody_reads_to_its_end_is_no_error(tmp_path: Path) -> None:
+    listing = subprocess.Popen(
+        [sys.executable, "-m", "multitask"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert listing.stdout is not None
+    listing.stdout.close()
+    assert listing.wait(30) == 141
+    assert listing.stderr is not None
+    assert listing.stderr.read() == b""
+
+
 def test_every_setting_is_a_flag_and_a_dozen_have_short_names(tmp_path: Path) -> None:
     text = run("train", "--help", cwd=tmp_path).stdout
     for section, model in (("data", "data"), ("model", "model"), ("fit", "fit")):

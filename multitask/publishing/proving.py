@@ -105,6 +105,18 @@ def native_answers(saved_model: Path, images: list[bytes]) -> tuple[Scores, dict
     return scores, outputs
 
 
+# The server, which ends with the process that started it, however that ends: its standard input ends then.
+_SERVE = """
+import os, runpy, signal, threading
+def end_with_parent():
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+threading.Thread(target=end_with_parent, daemon=True).start()
+runpy.run_module("multitask.serve", run_name="__main__", alter_sys=True)
+"""
+
+
 @contextlib.contextmanager
 def serving(models: Path, *flags: str) -> Iterator[str]:
     """Run a server in a process of its own while the block runs; yield its address.
@@ -115,12 +127,12 @@ def serving(models: Path, *flags: str) -> Iterator[str]:
     Raises:
         PredictionError: it does not start.
     """
-    command = [sys.executable, "-m", "multitask.serve", "--models", str(models), "--port", "0"]
+    command = [sys.executable, "-c", _SERVE, "--models", str(models), "--port", "0"]
     command += ["--precision", "float32", *flags]
     # The child finds this package wherever the parent did, installed or not.
     paths = [str(Path(__file__).resolve().parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     assert server.stderr is not None
     try:
         said: list[str] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -161,3 +163,27 @@ def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
     while not condition():
         assert time.monotonic() < end, "waited too long"
         time.sleep(0.05)
+
+
+def test_the_server_of_a_proof_ends_with_the_process_that_was_killed(published: Path) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from multitask.publishing.proving import serving
+with serving(Path("{published}")) as url:
+    print(url, flush=True)
+    time.sleep(600)
+"""
+    proof = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    assert proof.stdout is not None
+    url = proof.stdout.readline().strip()
+    assert requests.get(f"{url}/healthz", timeout=10).ok
+    proof.kill()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            requests.get(f"{url}/healthz", timeout=10)
+        except requests.ConnectionError:
+            return
+        time.sleep(0.1)
+    pytest.fail("it still answers")
