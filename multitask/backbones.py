@@ -1,4 +1,4 @@
-"""The backbones by name: classifiers of keras.applications, each with its input scaling, and our own small one."""
+"""The backbones by name: classifiers of keras.applications, each with its input scaling, and our own small ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ _APPLICATIONS = {
     ),
 }
 
-# Backbone -> constructor in keras.applications and scaling; our own small_cnn has no constructor there and takes 0..1.
-BACKBONES = {name.lower(): (name, scaling) for scaling, names in _APPLICATIONS.items() for name in names} | {
-    "small_cnn": ("", "unit")
-}
+# Our own, trained from scratch, see `network.small`; they take pixels of 0..1.
+_OWN = ("small_cnn", "lenet", "inception_small")
+
+# Backbone -> constructor in keras.applications, "" for our own, and scaling.
+BACKBONES = {name.lower(): (name, scaling) for scaling, names in _APPLICATIONS.items() for name in names}
+BACKBONES |= dict.fromkeys(_OWN, ("", "unit"))

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 
 from multitask.backbones import BACKBONES
 from multitask.errors import nearest
@@ -79,7 +87,7 @@ class ModelConfig(Frozen):
 
     backbone: Annotated[str, _alias("--backbone")] = "vgg16"
     """Network below the heads, of keras.applications by name (mobilenetv2, efficientnetb0, densenet121, ...), each with
-    its own input scaling; or small_cnn."""
+    its own input scaling; or, to train from scratch, small_cnn, lenet or inception_small."""
     backbone_options: dict[str, BackboneOption] = Field(default_factory=dict)
     """What its constructor takes beside, e.g. alpha = 0.25 of mobilenet; as flags: alpha 0.25."""
     weights: Annotated[str, _alias("--weights")] = "imagenet"
@@ -111,13 +119,36 @@ class FitConfig(Frozen):
     batch_size: Annotated[PositiveInt, _alias("--batch-size")] = 32
     """Rows per training step."""
     learning_rate: Annotated[PositiveFloat, _alias("--learning-rate")] = 1e-4
-    """First learning rate of Adam; halved on plateaus."""
+    """Highest learning rate; see schedule."""
+    schedule: Literal["plateau", "constant", "milestones", "cosine"] = "plateau"
+    """How the learning rate falls: halved on plateaus, never, to a tenth at each milestone, or along half a cosine."""
+    milestones: tuple[PositiveInt, ...] = ()
+    """Epochs after which the learning rate falls to a tenth; for the schedule of that name."""
+    warmup_epochs: NonNegativeInt = 0
+    """Epochs in which the learning rate rises to its highest."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """adamw is Adam with weight decay; sgd has Nesterov's momentum."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of sgd."""
+    weight_decay: NonNegativeFloat | None = None
+    """Share of each kernel that a step takes away, times the learning rate; by default 1e-4 for adamw, else 0."""
+    task_balance: Literal["fixed", "learned"] = "fixed"
+    """Weights of the tasks in the loss: their loss_weight, or that over the loss they still have, so that an easy task
+    does not drown in a hard one."""
     balance: Literal["weights", "downsample", "none"] = "weights"
     """Class imbalance: weight rare classes and tags, or sample every class down to the rarest."""
     precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _alias("--precision")] = "auto"
     """Arithmetic of the network; auto takes the fastest the hardware has. Heads are always float32."""
     seed: Annotated[NonNegativeInt, _alias("--seed")] = 0
     """Seed of initial weights, data order and dropout; data.split_seed is that of the split."""
+
+    @model_validator(mode="after")
+    def _settings_belong_together(self) -> FitConfig:
+        if bool(self.milestones) != (self.schedule == "milestones"):
+            raise ValueError('schedule = "milestones" and milestones go together, e.g. milestones = [10, 15]')
+        if self.optimizer != "sgd" and self.momentum != FitConfig.model_fields["momentum"].default:
+            raise ValueError('momentum belongs to optimizer = "sgd"')
+        return self
 
 
 class GateConfig(Frozen):

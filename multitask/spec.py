@@ -46,6 +46,10 @@ class TaskConfig(Frozen):
     """Score from which a tag counts as present; multilabel only. None: chosen per tag on the validation split."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Share of this task in the training loss."""
+    loss: Literal["cross_entropy", "focal"] = "cross_entropy"
+    """focal gives answers that are right already less weight; of classes and tags only."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of each label that is spread over all answers; of classes and tags only."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,11 +73,11 @@ class TaskConfig(Frozen):
         layout = LAYOUTS[self.kind]
         if layout.one_column and len(self.columns) != 1:
             raise ValueError(f"a {self.kind} task has exactly one column, received {list(self.columns)}")
-        for setting in ("merge", "top_k", "threshold"):
+        for setting in ("merge", "top_k", "threshold", "loss", "label_smoothing"):
             default = TaskConfig.model_fields[setting].get_default(call_default_factory=True)
             if setting not in layout.settings and getattr(self, setting) != default:
-                owner = next(kind for kind, other in LAYOUTS.items() if setting in other.settings)
-                raise ValueError(f"{setting} belongs to {owner} tasks")
+                owners = " and ".join(kind for kind, other in LAYOUTS.items() if setting in other.settings)
+                raise ValueError(f"{setting} belongs to {owners} tasks")
         is_named = "classes" in layout.settings or (layout.may_list and len(self.columns) == 1)
         if self.classes and not is_named and self.classes != self.columns:
             raise ValueError(f"the answers of a {self.kind} task are named by its columns; leave classes out")
@@ -190,7 +194,7 @@ LAYOUTS: dict[Kind, Layout] = {
     "multiclass": Layout(
         one_column=True,
         may_list=False,
-        settings=frozenset(("classes", "merge", "top_k")),
+        settings=frozenset(("classes", "merge", "top_k", "loss", "label_smoothing")),
         decisions=_ranks,
         names=lambda task: tuple(f"{column}_name" for column in _ranks(task)),
         scores=_scores,
@@ -199,7 +203,7 @@ LAYOUTS: dict[Kind, Layout] = {
     "multilabel": Layout(
         one_column=False,
         may_list=True,
-        settings=frozenset(("threshold",)),
+        settings=frozenset(("threshold", "loss", "label_smoothing")),
         decisions=lambda task: task.classes,
         names=_none,
         scores=_scores,

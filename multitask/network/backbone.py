@@ -10,6 +10,7 @@ import keras
 
 from multitask.backbones import BACKBONES
 from multitask.errors import ConfigError, nearest
+from multitask.network.small import SMALL
 from multitask.spec import ImageSpec, ModelSpec
 
 # Scale and offset of each channel, in the order in which the network takes them. The means and deviations are those of
@@ -40,16 +41,16 @@ _DECIDED = {
 
 
 def build_backbone(spec: ModelSpec) -> Any:
-    """Build the backbone: uint8 (batch, height, width, 3) to its last feature map, its own scaling inside.
+    """Build the backbone: uint8 (batch, height, width, 3) to its last feature map or vector, its own scaling inside.
 
     Raises:
         ConfigError: the backbone takes no such options, or no images of this size.
     """
     image = keras.Input(image_shape(spec.image), dtype="uint8", name="image")
     pixels = _scaled(image, BACKBONES[spec.backbone][1])
-    if spec.backbone == "small_cnn":
+    if spec.backbone in SMALL:
         construct_options(spec.backbone, spec.backbone_options)
-        return keras.Model(image, _small_cnn(pixels), name=spec.backbone)
+        return keras.Model(image, SMALL[spec.backbone](pixels), name=spec.backbone)
     base = construct(spec.backbone, spec.backbone_options, weights=None, input_tensor=pixels)
     return keras.Model(image, base.output, name=spec.backbone)
 
@@ -100,11 +101,3 @@ def _scaled(image: Any, mode: str) -> Any:
         image = keras.ops.flip(image, axis=-1)
     scale, offset = _SCALINGS[mode]
     return keras.layers.Rescaling(scale, offset, dtype="float32", name="scaling")(image)
-
-
-def _small_cnn(pixels: Any) -> Any:
-    """Four convolution blocks for small pictures and training from scratch."""
-    for number, filters in enumerate((32, 64, 128, 128), start=1):
-        pixels = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", name=f"block{number}_conv")(pixels)
-        pixels = keras.layers.MaxPooling2D(2, padding="same", name=f"block{number}_pool")(pixels)
-    return pixels

@@ -44,8 +44,8 @@ class Head(Protocol):
     def describe(self, task: Task, constants: Constants) -> str:
         """Say the constants in a line; nothing where they change nothing."""
 
-    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
-        """Return the loss of each answer, float32 of the shape of the labels."""
+    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor, gamma: float, smoothing: float) -> Tensor:
+        """Return the loss of each answer, float32 of the shape of the labels; see `TaskLoss` for the last two."""
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         """Return the figure of each answer, of the shape of the labels."""
@@ -75,11 +75,16 @@ class _Multiclass(_Weighted):
         counts = np.bincount(labels[~np.isnan(labels)].astype(int), minlength=len(task.classes))
         return _bounded(counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1)), balance)
 
-    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
+    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor, gamma: float, smoothing: float) -> Tensor:
         labels = ops.reshape(labels, (-1,))
         known = ops.logical_not(ops.isnan(labels))
         numbers = ops.cast(ops.where(known, labels, 0.0), "int32")
         losses = ops.sparse_categorical_crossentropy(numbers, logits, from_logits=True)
+        unsure = 1.0 - ops.exp(-losses)
+        if smoothing:
+            losses = (1.0 - smoothing) * losses - smoothing * ops.mean(ops.log_softmax(logits), axis=-1)
+        if gamma:
+            losses = losses * unsure**gamma
         return ops.where(known, losses * ops.take(constants, numbers), 0.0)
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
@@ -105,11 +110,14 @@ class _Multilabel(_Weighted):
             )
         return _bounded((known - positive) / positive, balance)
 
-    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
+    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor, gamma: float, smoothing: float) -> Tensor:
         known = ops.logical_not(ops.isnan(labels))
         labels = ops.where(known, labels, 0.0)
+        smoothed = labels * (1.0 - smoothing) + smoothing / 2
         # log(1 + exp(-x)) for present tags and log(1 + exp(x)) for absent ones.
-        losses = constants * labels * ops.softplus(-logits) + (1.0 - labels) * ops.softplus(logits)
+        losses = constants * smoothed * ops.softplus(-logits) + (1.0 - smoothed) * ops.softplus(logits)
+        if gamma:
+            losses = losses * ops.sigmoid(ops.where(labels > 0.5, -logits, logits)) ** gamma
         return ops.where(known, losses, 0.0)
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
@@ -150,7 +158,7 @@ class _Regression:
         named = zip(task.classes, *constants, strict=True)
         return f"{task.name}: " + ", ".join(f"{name} {mean:.4g} ± {spread:.3g}" for name, mean, spread in named)
 
-    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
+    def losses(self, labels: Tensor, logits: Tensor, constants: Tensor, gamma: float, smoothing: float) -> Tensor:
         """Return Huber's loss, https://doi.org/10.1214/aoms/1177703732, which turns linear one deviation away."""
         known = ops.logical_not(ops.isnan(labels))
         errors = ops.abs(ops.where(known, self._standardised(labels, constants) - logits, 0.0))

@@ -31,24 +31,41 @@ class TaskLoss(keras.losses.Loss):
         kind: of the task.
         constants: see `heads.Head.constants`.
         shares: see `known_shares`.
+        gamma: of the focal loss, https://arxiv.org/abs/1708.02002, which multiplies the loss of an answer by
+            (1 - probability of its label) ** gamma; 0 for cross-entropy.
+        smoothing: share of each label that is spread over all answers, https://arxiv.org/abs/1512.00567, section 7.
     """
 
     def __init__(
-        self, kind: Kind, constants: Any, shares: Any = (1.0,), name: str = "task_loss", **arguments: Any
+        self,
+        kind: Kind,
+        constants: Any,
+        shares: Any = (1.0,),
+        *,
+        gamma: float = 0.0,
+        smoothing: float = 0.0,
+        name: str = "task_loss",
+        **arguments: Any,
     ) -> None:
         super().__init__(name=name, **arguments)
         self.kind, self.constants = kind, np.asarray(constants, np.float32).tolist()
         self.shares = np.asarray(shares, np.float32).tolist()
+        self.gamma, self.smoothing = gamma, smoothing
+        # What this task's loss is multiplied by; it may change from epoch to epoch.
+        self.scale = keras.Variable(1.0, trainable=False, dtype="float32", name="scale")
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the loss of each row, float32 (batch,), the mean over its answers."""
-        losses = HEADS[self.kind].losses(y_true, y_pred, ops.convert_to_tensor(self.constants, "float32"))
+        constants = ops.convert_to_tensor(self.constants, "float32")
+        losses = HEADS[self.kind].losses(y_true, y_pred, constants, self.gamma, self.smoothing)
         answers = ops.reshape(losses, (ops.shape(losses)[0], -1))
-        return ops.mean(answers / np.maximum(self.shares, 1 / MAX_WEIGHT).astype(np.float32), axis=-1)
+        mean = ops.mean(answers / np.maximum(self.shares, 1 / MAX_WEIGHT).astype(np.float32), axis=-1)
+        return mean * self.scale
 
     def get_config(self) -> dict[str, Any]:
         """Return what `__init__` takes."""
-        return {**super().get_config(), "kind": self.kind, "constants": self.constants, "shares": self.shares}
+        own = {name: getattr(self, name) for name in ("kind", "constants", "shares", "gamma", "smoothing")}
+        return {**super().get_config(), **own}
 
 
 @keras.saving.register_keras_serializable("multitask")

@@ -136,7 +136,9 @@ def _rest_after(model: Any, name: str) -> Any:
 
 
 def _pool(features: Any, spec: ModelSpec) -> Any:
-    """Turn the last feature map (batch, rows, columns, channels) into (batch, features)."""
+    """Turn the last feature map (batch, rows, columns, channels) into (batch, features); a vector is one already."""
+    if len(features.shape) == 2:
+        return keras.layers.Activation("linear", name="pooling")(features)
     layers = {
         "flatten": keras.layers.Flatten,
         "avg": keras.layers.GlobalAveragePooling2D,

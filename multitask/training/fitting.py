@@ -21,6 +21,7 @@ from multitask.network.heads import HEADS
 from multitask.network.losses import TaskFigure
 from multitask.progress import Progress, Quiet
 from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
+from multitask.settings import FitConfig
 from multitask.spec import ModelSpec
 from multitask.training.checkpoints import History, load_checkpoint
 from multitask.training.dataset import distributed, training_batches
@@ -28,6 +29,9 @@ from multitask.training.epochs import EpochKeeper, task_losses
 from multitask.training.preparation import Prepared, prepare
 from multitask.training.results import write_results
 from multitask.training.standardisation import standardise
+
+# Of AdamW, where none is named.
+_ADAMW_DECAY = 1e-4
 
 
 def fit(config: Config, name: str | None = None, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
@@ -94,9 +98,10 @@ def train(
         standardise(model, prepared, rows, fit.seed)
         for task in prepared.spec.tasks:
             HEADS[task.kind].settle(task, prepared.network.whole.get_layer(task.name), constants[task.name])
+        losses = task_losses(prepared, rows, constants)
         model.compile(
-            optimizer=_optimizer(prepared.precision, fit.learning_rate),
-            loss=task_losses(prepared, rows, constants),
+            optimizer=_optimizer(prepared.precision, fit),
+            loss=losses,
             loss_weights={task.name: task.loss_weight for task in prepared.spec.tasks},
             metrics={task.name: [TaskFigure(task.kind, constants[task.name])] for task in prepared.spec.tasks},
         )
@@ -105,7 +110,7 @@ def train(
             history = load_checkpoint(folder.last_checkpoint, model, model.optimizer)
             progress.say(f"going on after epoch {len(history)}")
     progress.say(f"training: {len(rows):,} rows, validation: {len(prepared.rows('validation')):,} rows")
-    keeper = EpochKeeper(prepared, config, constants, history, folder, progress)
+    keeper = EpochKeeper(prepared, config, losses, constants, history, folder, progress)
     if not keeper.plan().stop and len(history) < fit.epochs:
         shape, dtype, parts = tuple(model.input.shape[1:]), model.input.dtype, strategy.num_replicas_in_sync
         batches = training_batches(
@@ -139,13 +144,21 @@ def downsample(
     return rows[np.sort(shuffled[(rank < keep) | (classes[shuffled] < 0)])]
 
 
-def _optimizer(precision: str, learning_rate: float) -> Any:
-    """Return Adam; in float16, whose least number is 6e-8, with a loss that is scaled so that gradients do not vanish.
+def _optimizer(precision: str, fit: FitConfig) -> Any:
+    """Return the optimizer; in float16, whose least number is 6e-8, with a loss scaled so that gradients do not vanish.
 
-    https://arxiv.org/abs/1710.03740, section 3.2.
+    https://arxiv.org/abs/1710.03740, section 3.2. Weight decay is decoupled, https://arxiv.org/abs/1711.05101, and
+    leaves biases and normalisation alone.
     """
-    adam = keras.optimizers.Adam(learning_rate)
-    return keras.optimizers.LossScaleOptimizer(adam) if precision == "float16" else adam
+    decay = fit.weight_decay if fit.weight_decay is not None else _ADAMW_DECAY * (fit.optimizer == "adamw")
+    settings: dict[str, Any] = {"learning_rate": fit.learning_rate, "weight_decay": decay or None}
+    if fit.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(**settings, momentum=fit.momentum, nesterov=fit.momentum > 0)
+    else:
+        optimizer = keras.optimizers.Adam(**settings)
+    if decay:
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 
 
 def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:

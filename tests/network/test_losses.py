@@ -65,6 +65,27 @@ def test_multilabel_loss_is_that_of_tensorflow() -> None:
     np.testing.assert_allclose(TaskLoss("multilabel", weights).call(labels, values), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_focal_loss_and_label_smoothing_of_classes_are_those_of_keras(gamma: float, smoothing: float) -> None:
+    values, labels = logits(20, 3), np.arange(20, dtype=np.float32) % 3
+    found = TaskLoss("multiclass", np.ones(3), gamma=gamma, smoothing=smoothing).call(labels, values)
+    one_hot = np.eye(3, dtype=np.float32)[labels.astype(int)]
+    expected = keras.losses.categorical_crossentropy(one_hot, values, from_logits=True, label_smoothing=smoothing)
+    # Keras' own focal loss smooths the probability of the label as well; the paper takes that of the label.
+    right = scipy.special.softmax(values, axis=1)[np.arange(20), labels.astype(int)]
+    np.testing.assert_allclose(found, expected * (1 - right) ** gamma, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("gamma", "smoothing"), [(0.0, 0.1), (2.0, 0.0)])
+def test_focal_loss_and_label_smoothing_of_tags_are_those_of_keras(gamma: float, smoothing: float) -> None:
+    values, labels = logits(20, 2), (logits(20, 2) > 0).astype(np.float32)[::-1]
+    found = TaskLoss("multilabel", np.ones(2), gamma=gamma, smoothing=smoothing).call(labels, values)
+    theirs = keras.losses.binary_focal_crossentropy if gamma else keras.losses.binary_crossentropy
+    settings = {"gamma": gamma} if gamma else {"label_smoothing": smoothing}
+    np.testing.assert_allclose(found, theirs(labels, values, from_logits=True, **settings), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("kind", "missing"), [("multiclass", [NAN]), ("multilabel", [NAN, NAN]), ("regression", [NAN, NAN])]
 )
@@ -102,7 +123,7 @@ def test_a_task_weighs_the_same_whatever_is_missing(kind: str) -> None:
     scale = np.array([[0.5, 0.5], [0.5, 0.5]]) if kind == "regression" else np.ones(2)
     given = answers.reshape(labels.shape)
     found = np.mean(TaskLoss(kind, scale, known_shares(given)).call(given, values))
-    whole = np.asarray(HEADS[kind].losses(labels, values, np.float32(scale))).reshape(100, -1)
+    whole = np.asarray(HEADS[kind].losses(labels, values, np.float32(scale), 0.0, 0.0)).reshape(100, -1)
     expected = np.mean([whole[:30, 0].mean(), *whole[:, 1:].mean(axis=0)])
     assert found == pytest.approx(expected, rel=1e-5)
 

@@ -120,7 +120,7 @@ def test_the_backbones_are_the_classifiers_of_keras_applications() -> None:
     assert set(FAMILIES) < set(BACKBONES)
 
 
-@pytest.mark.parametrize("name", [name for name in BACKBONES if name != "small_cnn"])
+@pytest.mark.parametrize("name", [name for name, (constructor, _) in BACKBONES.items() if constructor])
 def test_every_backbone_is_fed_as_its_own_module_says(name: str) -> None:
     backbone = build_backbone(make_spec("small_cnn", "random"))
     from multitask.network.backbone import _scaled
@@ -177,7 +177,17 @@ def test_options_of_a_backbone_are_its_own() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet50v2", "mobilenet", "mobilenetv3small", "efficientnetb0", "convnexttiny", "xception", "small_cnn"]
+    "name",
+    [
+        "resnet50v2",
+        "mobilenet",
+        "mobilenetv3small",
+        "efficientnetb0",
+        "convnexttiny",
+        "xception",
+        "small_cnn",
+        "inception_small",
+    ],
 )
 def test_random_weights_give_features_that_tell_images_apart(name: str) -> None:
     spec = make_spec(name, "random")

@@ -167,9 +167,12 @@ def test_figures_are_counted_with_bounded_labels(published: Path) -> None:
 
 def test_an_answer_that_takes_too_long_is_given_up(published: Path) -> None:
     with serving(published, "--timeout", "0.00001") as url:
-        reply = requests.post(url + PREDICT, data=BODY, timeout=30)
+        # So many that they are never answered before the clock is looked at.
+        photos = [PROBES["jpeg_large"]] * 32
+        instances = [{"b64": base64.b64encode(photo).decode()} for photo in photos]
+        reply = requests.post(url + PREDICT, json={"instances": instances}, timeout=30)
         assert (reply.status_code, reply.json()["error"]) == (504, "Timed out waiting for notification")
-        assert upload(url, PROBES["png"]).status_code == 504
+        assert upload(url, *photos).status_code == 504
 
 
 def test_a_server_without_a_model_is_alive_and_not_ready(tmp_path: Path) -> None:

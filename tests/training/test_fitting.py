@@ -28,7 +28,6 @@ from multitask.runs import Run, RunFolder, find_run, open_run
 from multitask.spec import ModelSpec, Task
 from multitask.training.epochs import seed_dropout
 from multitask.training.fitting import downsample, fit, resume
-from multitask.training.schedule import Plan, plan_next_epoch
 from tests.conftest import photo, write_table, write_zip
 
 pytestmark = pytest.mark.tensor
@@ -396,6 +395,59 @@ training.resume("killed", Lines(), Path("{root}/runs"))
     return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+class _Interrupting(Quiet):
+    """Interrupts a training after an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._start = f"epoch {epoch}/"
+
+    def say(self, text: str) -> None:
+        if text.startswith(self._start):
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd", "schedule": "milestones", "milestones": (2, 3), "learning_rate": 1e-3, "freeze": "none"},
+        {"optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1, "task_balance": "learned"},
+    ],
+    ids=lambda settings: settings["optimizer"],
+)
+def test_every_optimizer_and_schedule_goes_on_exactly(
+    make_config: Callable[..., Config], tmp_path: Path, settings: dict
+) -> None:
+    config = make_config(**settings)
+    straight = fit(config, "straight", root=tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(config, "broken", _Interrupting(2), tmp_path)
+    broken = resume("broken", root=tmp_path)
+    for first, second in zip(weights_of(broken), weights_of(straight), strict=True):
+        np.testing.assert_array_equal(first, second)
+    histories = [pd.read_csv(run.folder / "history.csv").drop(columns="seconds") for run in (broken, straight)]
+    pd.testing.assert_frame_equal(*histories)
+    shares = histories[0].filter(like="_share")
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, rtol=1e-4)
+    assert shares.shape[1] == len(straight.spec.tasks)
+
+
+def test_weight_decay_spares_biases_and_normalisation(make_config: Callable[..., Config], tmp_path: Path) -> None:
+    """With a learning rate that all but stops the gradients' steps, only decay moves kernels; nothing moves biases."""
+    still = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1e-6, "epochs": 1, "schedule": "constant"}
+    plain = fit(make_config(**still), "plain", root=tmp_path)
+    decayed = fit(make_config(**still, weight_decay=3e4), "decayed", root=tmp_path)
+    for name in (task.name for task in plain.spec.tasks):
+        (kernel, bias), (less, same) = (
+            keras.models.load_model(run.folder / "model.keras", compile=False)
+            .get_layer("trainable")
+            .get_layer(f"{name}_logits")
+            .get_weights()
+            for run in (plain, decayed)
+        )
+        assert np.abs(less).sum() < 0.95 * np.abs(kernel).sum()
+        np.testing.assert_allclose(same, bias, atol=1e-4)
+
+
 def test_a_finished_run_is_not_trained_again(trained: Run) -> None:
     heard = Heard()
     before = (trained.folder / "metrics.json").stat().st_mtime_ns
@@ -465,16 +517,6 @@ def test_ids_that_match_no_image_are_shown_beside_those_that_exist(
 def test_an_unknown_group_column_is_refused(make_config: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r'"sender".*Did you mean "sender_id"'):
         fit(make_config(group_columns=("sender",)), root=tmp_path)
-
-
-def test_the_plan_halves_the_rate_on_a_plateau_and_stops_after_patience() -> None:
-    assert plan_next_epoch([], 1.0, 20) == Plan(0, 1.0, stop=False)
-    assert plan_next_epoch([1, 2, 3], 1.0, 20) == Plan(2, 1.0, stop=False)
-    assert plan_next_epoch([3, 2, 2], 1.0, 20) == Plan(0, 0.5, stop=False)
-    assert plan_next_epoch([3, 2, 2, 4, 1], 1.0, 20) == Plan(3, 0.5, stop=False)
-    assert plan_next_epoch([3, 2, 2, 2, 3], 1.0, 20) == Plan(0, 0.25, stop=True)
-    assert not plan_next_epoch([3] + [0] * 9, 1.0, 50).stop
-    assert plan_next_epoch([3] + [0] * 10, 1.0, 50).stop
 
 
 def test_downsampling_leaves_classes_of_one_size_and_all_unlabelled_rows() -> None:
