@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
-from multitask.settings import DataConfig, FitConfig, GateConfig, ModelConfig
+from multitask.settings import AugmentConfig, DataConfig, FitConfig, GateConfig, ModelConfig
 from multitask.spec import LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 
@@ -30,6 +30,8 @@ class Config(Frozen):
     data: DataConfig = DataConfig()
     tasks: dict[str, TaskConfig] = Field(default_factory=_clothing, min_length=1)
     model: ModelConfig = ModelConfig()
+    augment: tuple[AugmentConfig, ...] = ()
+    """How pictures are changed while they train, one [[augment]] table each."""
     fit: FitConfig = FitConfig()
     gate: GateConfig = GateConfig()
 

@@ -19,6 +19,8 @@ class Arguments:
     """TOML file with settings; flags override it."""
     label_errors: bool = False
     """Rank labels that are probably wrong as well; sends every image through the frozen network once."""
+    augment: bool = False
+    """Show what the [[augment]] tables of the configuration do to some photos, and nothing else."""
     out: Path | None = None
     """Folder for report, audit.json and quarantine.parquet; by default model_training/audits/TABLE."""
     settings: cli.Settings = Config()  # noqa: RUF009
@@ -33,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     config = arguments.settings
     out = arguments.out or audit_cache(config.data) / Location.of_table(config.data.labels).stem
+    if arguments.augment:
+        return _print_contact_sheet(config, out)
     found = survey(config, out, Lines())
     rows = [
         [name, task["kind"], f"{task['rows_with_label']:,}", baseline.replace("_", " "), f"{value:.3f}"]
@@ -46,6 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"report: {out / 'report.html'}")
     if arguments.label_errors:
         _print_label_errors(config, out)
+    return 0
+
+
+def _print_contact_sheet(config: Config, out: Path) -> int:
+    cli.load_tensorflow()
+    from multitask.exploration.contact_sheet import write_contact_sheet
+
+    print(f"what augmentation does: {write_contact_sheet(config, out)}")
     return 0
 
 

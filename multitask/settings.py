@@ -111,6 +111,55 @@ class ModelConfig(Frozen):
         return backbone
 
 
+# Strength of each augmentation: what is taken where none is named, and the most. None: it has none.
+AUGMENTATIONS: dict[str, tuple[float, float] | None] = {
+    "flip_horizontal": None,
+    "flip_vertical": None,
+    "rotate": (10.0, 180.0),
+    "shift": (0.1, 0.5),
+    "zoom": (0.1, 0.5),
+    "crop": (0.3, 0.9),
+    "brightness": (0.2, 1.0),
+    "contrast": (0.3, 1.0),
+    "colour": (0.3, 1.0),
+    "posterize": (4.0, 7.0),
+    "blur": (1.0, 4.0),
+    "erase": (0.1, 0.5),
+}
+
+
+class AugmentConfig(Frozen):
+    """One way in which pictures are changed while they train; never when they are scored."""
+
+    op: str
+    """flip_horizontal, flip_vertical; rotate (degrees), shift and zoom (share of the side), crop (share of the area
+    that goes), brightness, contrast and colour (share), posterize (bits), blur (pixels), erase (share of the area)."""
+    probability: float = Field(default=0.5, gt=0, le=1)
+    """Share of the pictures that are changed, each by its own amount."""
+    strength: PositiveFloat | None = None
+    """The most; in the unit of the operation."""
+
+    @model_validator(mode="after")
+    def _is_known_and_strong_enough(self) -> AugmentConfig:
+        if self.op not in AUGMENTATIONS:
+            raise ValueError(f'expected a known op, received "{self.op}". {nearest(self.op, AUGMENTATIONS)}')
+        limits = AUGMENTATIONS[self.op]
+        if self.strength is not None and (limits is None or self.strength > limits[1]):
+            expected = "no strength" if limits is None else f"a strength of at most {limits[1]:g}"
+            raise ValueError(f"{self.op}: expected {expected}, received {self.strength:g}")
+        return self
+
+    @property
+    def has_none(self) -> bool:
+        """Has the operation no strength?"""
+        return AUGMENTATIONS[self.op] is None
+
+    @property
+    def amount(self) -> float:
+        """The strength, or what is taken where none is named."""
+        return self.strength or (AUGMENTATIONS[self.op] or (1.0,))[0]
+
+
 class FitConfig(Frozen):
     """How long and how carefully to train."""
 
@@ -137,6 +186,9 @@ class FitConfig(Frozen):
     does not drown in a hard one."""
     balance: Literal["weights", "downsample", "none"] = "weights"
     """Class imbalance: weight rare classes and tags, or sample every class down to the rarest."""
+    views: PositiveInt = 4
+    """Pictures that augmentation makes of one where the network below is frozen, itself among them; each goes through
+    it once, and every epoch takes one of them."""
     precision: Annotated[Literal["auto", "float32", "bfloat16", "float16"], _alias("--precision")] = "auto"
     """Arithmetic of the network; auto takes the fastest the hardware has. Heads are always float32."""
     seed: Annotated[NonNegativeInt, _alias("--seed")] = 0

@@ -78,8 +78,8 @@ def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             kind(**base | {name: value for name, value in settings.items() if name in kind.model_fields})
             for kind, base in sections.items()
         ]
-        tasks = {"tasks": settings["tasks"]} if "tasks" in settings else {}
-        return Config(**dict(zip(("data", "model", "fit"), chosen, strict=True)), **tasks)
+        whole = {name: settings[name] for name in ("tasks", "augment") if name in settings}
+        return Config(**dict(zip(("data", "model", "fit"), chosen, strict=True)), **whole)
 
     return make
 

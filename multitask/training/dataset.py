@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,10 +14,15 @@ from multitask.data.archives import Archive
 from multitask.data.tables import Table
 from multitask.errors import ArchiveError
 from multitask.network.preprocessing import preprocess, preprocess_batch
+from multitask.settings import AugmentConfig
 from multitask.spec import ImageSpec, Task
+from multitask.training.augmentation import augment, draw_count
 
 Gather = Callable[[NDArray[np.int64]], NDArray[Any]]
 Labels = Mapping[str, NDArray[np.float32]]
+
+# Keeps what is drawn for pictures apart from what orders them.
+_DRAWS_SEED = 1 << 20
 
 
 def make_dataset(
@@ -111,6 +117,8 @@ def training_batches(
     seed: int,
     first_epoch: int,
     parts: int = 1,
+    operations: Sequence[AugmentConfig] = (),
+    views: int = 1,
 ) -> Any:
     """Endless shuffled batches of (features, {task: labels}), epoch after epoch from `first_epoch` on.
 
@@ -127,6 +135,8 @@ def training_batches(
         parts: how many devices share a batch. With several, each batch comes as so many elements of equal size,
             (features, labels, weights float32 (n,)). What the last batch lacks for that are rows without any label,
             and the weights let the mean over all parts be the mean over the rows of the batch.
+        operations: that change the features, which are pictures; drawn from the seed and the number of the batch.
+        views: of each row, of which each batch takes one; `gather` counts them as rows, those of one row side by side.
     """
     count = len(next(iter(labels.values())))
 
@@ -136,7 +146,24 @@ def training_batches(
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
     rows = _in_parts(epochs.flat_map(epoch_order), parts)
-    return _gathered(rows, gather, shape, dtype, {name: tf.constant(values) for name, values in labels.items()}, parts)
+    first = first_epoch * math.ceil(count / batch_size) * parts
+
+    def draws(number: Any, rows: int, columns: int) -> Any:
+        return tf.random.stateless_uniform([rows, columns], [seed + _DRAWS_SEED, number])
+
+    def row_of(present: Any, number: Any) -> Any:
+        if views == 1:
+            return present
+        chosen = draws(number, tf.size(present), 1)[:, 0] * views
+        return present * views + tf.cast(chosen, tf.int64)
+
+    def change(features: Any, number: Any) -> Any:
+        if not operations:
+            return features
+        return augment(features, operations, draws(number, tf.shape(features)[0], draw_count(operations)))
+
+    known = {name: tf.constant(values) for name, values in labels.items()}
+    return _gathered(rows, gather, shape, dtype, known, parts, first, row_of, change)
 
 
 def inference_batches(
@@ -170,13 +197,26 @@ def _in_parts(batches: Any, parts: int) -> Any:
     return batches.flat_map(divide)
 
 
-def _gathered(rows: Any, gather: Gather, shape: tuple[int, ...], dtype: Any, labels: Any, parts: int) -> Any:
-    """Attach features, and labels where there are any, to batches of row numbers; -1 gets any features, no label."""
+def _gathered(
+    rows: Any,
+    gather: Gather,
+    shape: tuple[int, ...],
+    dtype: Any,
+    labels: Any,
+    parts: int,
+    first: int = 0,
+    row_of: Callable[[Any, Any], Any] = lambda present, number: present,
+    change: Callable[[Any, Any], Any] = lambda features, number: features,
+) -> Any:
+    """Attach features, and labels where there are any, to batches of row numbers; -1 gets any features, no label.
 
-    def fetch(batch: Any, whole: Any = None) -> Any:
+    Batches count from `first`; their number decides which row of the features stands for a row, and what changes them.
+    """
+
+    def fetch(number: Any, batch: Any, whole: Any = None) -> Any:
         present = tf.maximum(batch, 0)
-        features = tf.numpy_function(gather, [present], tf.as_dtype(dtype), stateful=False)
-        features = tf.ensure_shape(features, [None, *shape])
+        features = tf.numpy_function(gather, [row_of(present, number)], tf.as_dtype(dtype), stateful=False)
+        features = change(tf.ensure_shape(features, [None, *shape]), number)
         if labels is None:
             return features
         known = {name: tf.gather(values, present) for name, values in labels.items()}
@@ -188,4 +228,7 @@ def _gathered(rows: Any, gather: Gather, shape: tuple[int, ...], dtype: Any, lab
         weight = parts * tf.size(batch) / whole
         return features, known, tf.fill(tf.shape(batch), tf.cast(weight, tf.float32))
 
-    return rows.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)
+    numbered = rows.enumerate(first)
+    if parts > 1:
+        numbered = numbered.map(lambda number, part: (number, *part))
+    return numbered.map(fetch, num_parallel_calls=2, deterministic=True).prefetch(tf.data.AUTOTUNE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,33 @@ from numpy.typing import NDArray
 from multitask.data.archives import Archive
 from multitask.network import preprocessing
 from multitask.network.model import Network
+from multitask.settings import AugmentConfig
+from multitask.training.augmentation import augment, draw_count
 from multitask.training.dataset import read_images
 from multitask.training.stores import FeatureStore
 
 # A chunk is closed when it is full or old, which bounds both memory and the work that a kill can lose.
 CHUNK_BYTES = 64 << 20
 CHUNK_SECONDS = 20.0
+
+
+def view_names(digests: Iterable[str], operations: Sequence[AugmentConfig], views: int) -> list[str]:
+    """Return the names of all views of images in a store, those of one image side by side; the first is the image."""
+    facts = json.dumps([(operation.op, operation.probability, operation.amount) for operation in operations])
+    mark = hashlib.sha256(facts.encode()).hexdigest()[:8]
+    return [f"{digest}.{mark}.{view}" if view else digest for digest in digests for view in range(views)]
+
+
+def change_by_name(operations: Sequence[AugmentConfig]) -> Callable[[Any, Sequence[str]], Any]:
+    """Return what changes pictures by draws that follow from their names alone, so that a view is always the same."""
+    run = tf.function(lambda batch, draws: augment(batch, operations, draws), reduce_retracing=True)
+
+    def change(batch: Any, names: Sequence[str]) -> Any:
+        seeds = (hashlib.sha256(name.encode()).digest() for name in names)
+        draws = [np.random.default_rng(list(seed)).random(draw_count(operations), np.float32) for seed in seeds]
+        return run(batch, np.stack(draws))
+
+    return change
 
 
 def store_key(network: Network, precision: str) -> str:
@@ -51,17 +72,19 @@ def compute_features(
     image: Any,
     batch_size: int,
     advance: Callable[[int], None] = lambda done: None,
+    change: Callable[[Any, Sequence[str]], Any] = lambda batch, names: batch,
 ) -> list[str]:
     """Send the images that the store lacks through the frozen network; return digests that could not be decoded.
 
     Args:
         store: where features go.
         frozen: the frozen model, uint8 (batch, height, width, 3) to (batch, ...).
-        images: digest to id, one id per distinct image.
+        images: digest, or name of a view, to id; one id per distinct image.
         archive: where the bytes are.
         image: the image spec.
         batch_size: images per step.
         advance: called with the number of images just done.
+        change: what is done to a batch of pictures, uint8 (batch, height, width, 3), of these digests, before.
     """
     digests = [digest for digest in images if digest not in store]
     forward = tf.function(lambda batch: frozen(batch, training=False), reduce_retracing=True)
@@ -75,7 +98,8 @@ def compute_features(
             pending.clear()
 
     for rows, batch in read_images([images[digest] for digest in digests], archive, image, batch_size):
-        pending.append(([digests[row] for row in rows.numpy()], forward(batch).numpy()))
+        names = [digests[row] for row in rows.numpy()]
+        pending.append((names, forward(change(batch, names)).numpy()))
         advance(len(rows))
         if sum(len(part) for part, _ in pending) >= rows_per_chunk or time.monotonic() - started > CHUNK_SECONDS:
             flush()

@@ -114,7 +114,16 @@ def train(
     if not keeper.plan().stop and len(history) < fit.epochs:
         shape, dtype, parts = tuple(model.input.shape[1:]), model.input.dtype, strategy.num_replicas_in_sync
         batches = training_batches(
-            prepared.gather(rows), shape, dtype, prepared.labels(rows), fit.batch_size, fit.seed, len(history), parts
+            prepared.gather_views(rows),
+            shape,
+            dtype,
+            prepared.labels(rows),
+            fit.batch_size,
+            fit.seed,
+            len(history),
+            parts,
+            operations=prepared.operations if prepared.views == 1 else (),
+            views=prepared.views,
         )
         model.fit(
             distributed(batches, strategy),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from multitask.audit.division import crossing, divide, warn_of_crossing
@@ -26,8 +29,9 @@ from multitask.errors import TableError
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
+from multitask.settings import AugmentConfig
 from multitask.spec import ModelSpec
-from multitask.training.features import compute_features, store_key
+from multitask.training.features import change_by_name, compute_features, store_key, view_names
 from multitask.training.stores import FeatureStore, make_room
 
 FEATURE_BATCH = 32
@@ -50,6 +54,8 @@ class Prepared:
         quarantine: the other rows: id, row (in the label table) and reason.
         archive: the images.
         images_computed, images_reused: how many distinct images went through the frozen side now, and before.
+        operations: that change pictures while they train.
+        views: features of each training row: of its image, and of what the operations made of it.
     """
 
     spec: ModelSpec
@@ -64,6 +70,8 @@ class Prepared:
     archive: Archive
     images_computed: int
     images_reused: int
+    operations: tuple[AugmentConfig, ...] = ()
+    views: int = 1
 
     @property
     def table_rows(self) -> NDArray[np.int64]:
@@ -77,6 +85,10 @@ class Prepared:
     def gather(self, rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """Return the function from positions in `rows` to their features."""
         return self.store.gather(list(self.digests[rows]))
+
+    def gather_views(self, rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+        """Return the same for all views of these rows, those of a row side by side."""
+        return self.store.gather(view_names(self.digests[rows], self.operations, self.views))
 
     def labels(self, rows: NDArray[np.int64]) -> dict[str, NDArray[np.float32]]:
         """Return the labels of rows, per task."""
@@ -127,9 +139,61 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     crossed = crossing(groups, parts)
     if crossed:
         progress.say(warn_of_crossing(crossed))
-    return Prepared(
+    prepared = Prepared(
         spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
     )
+    return _with_views(prepared, config, progress) if config.augment else prepared
+
+
+def _with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
+    """Compute the views of the training rows that the store lacks, if there is a frozen side that they go through.
+
+    Pictures that nothing frozen stands before are changed as they are taken, anew in every epoch.
+    """
+    views = config.fit.views if prepared.spec.freeze != "none" else 1
+    prepared = dataclasses.replace(prepared, operations=config.augment, views=views)
+    rows = prepared.rows("train")
+    names = view_names(prepared.digests[rows], config.augment, views)
+    images = dict(zip(names, np.repeat(prepared.table.ids[rows], views).tolist(), strict=True))
+    missing = [name for name in images if name not in prepared.store]
+    if not missing:
+        return prepared
+    megabytes = len(missing) * prepared.store.row_bytes / 1e6
+    seconds = len(missing) * _seconds_per_image(prepared)
+    progress.say(
+        f"augmentation: {views - 1} more views of {len(images) // views:,} images: {len(missing):,} to compute, "
+        f"about {seconds:,.0f} s and {megabytes:,.0f} MB, once"
+    )
+    _make_room(config, prepared.store, len(missing), progress)
+    with progress.track("computing views", len(missing)) as advance:
+        compute_features(
+            prepared.store,
+            prepared.network.frozen,
+            images,
+            prepared.archive,
+            prepared.spec.image,
+            FEATURE_BATCH,
+            advance,
+            change_by_name(config.augment),
+        )
+    return prepared
+
+
+def _seconds_per_image(prepared: Prepared) -> float:
+    """Measure how long an image takes on its way through the frozen side, without reading it."""
+    image = prepared.spec.image
+    batch = np.zeros((FEATURE_BATCH, image.height, image.width, 3), np.uint8)
+    forward = tf.function(lambda images: prepared.network.frozen(images, training=False))
+    forward(batch)
+    started = time.monotonic()
+    forward(batch)
+    return (time.monotonic() - started) / FEATURE_BATCH
+
+
+def _make_room(config: Config, store: FeatureStore, images: int, progress: Progress) -> None:
+    root, key = store.directory.parent, store.directory.name
+    for deleted in make_room(root, key, images * store.row_bytes, int(config.data.features_gb * 1e9)):
+        progress.say(f"features: deleted {root / deleted}, unused for longest, to stay within data.features_gb")
 
 
 def _features(
@@ -142,8 +206,7 @@ def _features(
     usable = np.flatnonzero(audit.reasons == "")
     images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
     missing = sum(digest not in store for digest in images)
-    for deleted in make_room(root, key, missing * store.row_bytes, int(config.data.features_gb * 1e9)):
-        progress.say(f"features: deleted {root / deleted}, unused for longest, to stay within data.features_gb")
+    _make_room(config, store, missing, progress)
     with progress.track("computing features", missing) as advance:
         failed = set(
             compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
