@@ -12,16 +12,15 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.config import Config
-from multitask.data.archives import read_image
 from multitask.data.frames import read_frame
 from multitask.data.sources import open_images
 from multitask.data.tables import as_table
 from multitask.errors import ConfigError, TableError
-from multitask.network.preprocessing import preprocess_batch
 from multitask.settings import AugmentConfig
 from multitask.spec import ImageSpec
 from multitask.style import STYLE, save_plots
 from multitask.training.augmentation import augment, draw_count
+from multitask.training.dataset import read_images
 
 # Rows of the sheet, and columns of all operations together.
 PHOTOS, TOGETHER = 5, 3
@@ -59,9 +58,8 @@ def _photos(config: Config, image: ImageSpec) -> NDArray[np.uint8]:
     # Spread over the table, which may be sorted.
     tried = ids[np.unique(np.linspace(0, len(ids) - 1, _TRIED).astype(int))] if len(ids) else ids
     with open_images(config.data, frame) as archive:
-        files = [data for data, reason in (read_image(archive, name) for name in tried) if not reason]
-    pixels, readable = preprocess_batch(tf.constant(files, tf.string), image)
-    found = np.asarray(pixels)[np.asarray(readable)]
+        batches = [np.asarray(batch) for _, batch in read_images(list(tried), archive, image, len(tried))]
+    found = np.concatenate(batches) if batches else np.zeros((0, image.height, image.width, 3), np.uint8)
     if not len(found):
         raise TableError("no photo of these rows can be read", where=config.data.labels)
     return found[np.unique(np.linspace(0, len(found) - 1, PHOTOS).astype(int))]
