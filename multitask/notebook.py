@@ -114,6 +114,7 @@ def fit(
     images: str | Path | Sequence[str | Path] | None = None,
     tasks: Mapping[str, TaskConfig | Mapping[str, Any]] | None = None,
     name: str | None = None,
+    folds: int | None = None,
     progress: Progress = Quiet(),  # noqa: B008
     root: Path = RUNS,
     **settings: Any,
@@ -126,6 +127,7 @@ def fit(
         images: an archive, a folder, several of them, or a list of image files.
         tasks: what to learn, by name; as in the configuration file.
         name: of the run; by default the time.
+        folds: cross-validate with so many, and put their networks together.
         progress: where to report; `multitask.Lines()` prints.
         root: folder of all runs.
         settings: single settings by their names, e.g. backbone="vgg16", epochs=10, group_columns=("sender_id",).
@@ -133,8 +135,6 @@ def fit(
     Raises:
         ConfigError, TableError, ArchiveError, RunError: with what, where and the next step.
     """
-    from multitask.training.fitting import fit as train
-
     base = config if isinstance(config, Config) else load_config(config)
     changed: dict[str, Any] = base.model_dump(exclude_unset=True)
     if tasks is not None:
@@ -152,13 +152,19 @@ def fit(
         whole = Config.model_validate(changed)
     except ValidationError as error:
         raise config_error(error, "fit") from None
-    trained = train(whole, name, progress, Path(root))
+    from multitask.training import fitting
+    from multitask.training.folds import fit_folds
+
+    if folds is None:
+        trained = fitting.fit(whole, name, progress, Path(root))
+    else:
+        trained = fit_folds(whole, folds, name, progress, Path(root))
     return Run(trained.folder, trained.config, trained.spec)
 
 
 def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
     """Go on with an interrupted run; the result is that of a run that was never interrupted."""
-    from multitask.training.fitting import resume as go_on
+    from multitask.training.folds import resume as go_on
 
     trained = go_on(name, progress, root)
     return Run(trained.folder, trained.config, trained.spec)

@@ -241,6 +241,8 @@ class ModelSpec(Frozen):
     freeze: str = "all"
     pooling: Literal["flatten", "avg", "max"] = "flatten"
     dropout: float = 0.25
+    members: PositiveInt = 1
+    """Trainable sides on one frozen side, of which the scores are the mean: an ensemble."""
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> ModelSpec:

@@ -26,6 +26,8 @@ class Arguments:
     """Name of the run folder; by default the time."""
     resume: str | None = None
     """Go on with this interrupted run, by its own settings."""
+    folds: int | None = None
+    """Cross-validate: train a network per fold, and put them together to one model."""
     settings: cli.Settings = Config()  # noqa: RUF009
 
 
@@ -36,23 +38,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = arguments.settings
     if arguments.resume is None:
         config = _with_demo_data(config, progress)
-    elif config != load_config(arguments.config) or arguments.config or arguments.name:
+    elif config != load_config(arguments.config) or arguments.config or arguments.name or arguments.folds:
         raise ConfigError(
             "a resumed run keeps its own name and settings",
             where="command line",
             fix=f"Give --resume {arguments.resume} alone, or start a new run.",
         )
     cli.load_tensorflow()
-    from multitask.training import fitting as training
+    from multitask.training import fitting, folds
 
+    if arguments.resume is None and Path(config.data.labels).is_relative_to(DEMO):
+        config = _with_weights_in_reach(config, progress)
     if arguments.resume is not None:
-        run = training.resume(arguments.resume, progress)
-    elif Path(config.data.labels).is_relative_to(DEMO):
-        run = training.fit(_with_weights_in_reach(config, progress), arguments.name, progress)
+        run = folds.resume(arguments.resume, progress)
+    elif arguments.folds is not None:
+        run = folds.fit_folds(config, arguments.folds, arguments.name, progress)
     else:
-        run = training.fit(config, arguments.name, progress)
+        run = fitting.fit(config, arguments.name, progress)
+    if (run.folder / folds.FOLDS).is_file():
+        _print_folds(run)
     _print_results(run)
     return 0
+
+
+def _print_folds(run: Run) -> None:
+    from multitask.training.folds import summary
+
+    rows = [[name, *(f"{value:.3f}" for value in values)] for name, *values in summary(run).itertuples(index=False)]
+    cli.print_table("Best epochs of the folds", ["figure", "mean", "deviation", "least", "most"], rows)
 
 
 def _print_results(run: Run) -> None:

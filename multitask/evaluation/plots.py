@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import scipy.stats
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,6 +42,36 @@ def plot_history(history: pd.DataFrame) -> Figure:
         for axes in (losses, scores):
             axes.axvline(best["epoch"], color=FAINT, linewidth=1, linestyle=(0, (4, 3)))
             axes.set_xlabel("epoch")
+    return figure
+
+
+def plot_folds(history: pd.DataFrame) -> Figure:
+    """Draw losses and score over the epochs of all folds: mean, its 95% interval, and the band from least to most.
+
+    The interval is that of Student's t over the folds that reached an epoch.
+
+    Args:
+        history: as for `plot_history`, with the column fold.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(11, 4.2), layout="constrained")
+        losses, scores = figure.subplots(1, 2)
+        drawn = ((losses, {"training": "loss", "validation": "val_loss"}), (scores, {"score": "val_score"}))
+        for axes, columns in drawn:
+            for (name, column), colour in zip(columns.items(), SERIES, strict=False):
+                grouped = history.groupby("epoch")[column].agg(["mean", "min", "max", "sem", "count"])
+                grouped = grouped[grouped["count"] > 1]
+                reach = grouped["sem"] * scipy.stats.t.ppf(0.975, grouped["count"] - 1)
+                axes.plot(grouped.index, grouped["mean"], color=colour, label=name)
+                axes.fill_between(grouped.index, grouped["min"], grouped["max"], color=colour, alpha=0.12)
+                low, high = grouped["mean"] - reach, grouped["mean"] + reach
+                axes.fill_between(grouped.index, low, high, color=colour, alpha=0.25)
+            axes.set_xlabel("epoch")
+            axes.legend()
+        count = history["fold"].nunique()
+        losses.set_title(f"Loss of {count} folds: mean, its 95% interval, least to most")
+        losses.set_ylim(bottom=0)
+        scores.set_title(f"Validation score, best {history.groupby('fold')['val_score'].max().mean():.3f} on average")
     return figure
 
 

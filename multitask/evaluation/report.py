@@ -141,7 +141,7 @@ def _sections(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Group figures under headings."""
     headings = {
         "Test photos": ("predictions",),
-        "Training": ("history",),
+        "Training": ("folds", "history"),
         "Confusion": ("_confusion",),
         "Numbers": ("_scatter",),
         "Thresholds": ("_precision_recall", "_roc"),

@@ -21,6 +21,7 @@ from multitask.spec import Kind, Task
 MAX_WEIGHT = 20.0
 
 Constants = NDArray[np.float32]
+Weights = list[NDArray[np.float32]]
 Tensor = Any
 
 
@@ -50,12 +51,21 @@ class Head(Protocol):
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         """Return the figure of each answer, of the shape of the labels."""
 
+    def rebased(self, weights: Weights, own: Constants, common: Constants) -> Weights:
+        """Return kernel and bias that mean the same where the labels have other constants."""
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Return the logits whose scores are the mean of the members' scores; logits are (batch, answers, members)."""
+
 
 class _Weighted:
     """Multiclass and multilabel: the constants are a weight per class or tag, float32 (classes,)."""
 
     def settle(self, task: Task, layer: Any, constants: Constants) -> Task:
         return task
+
+    def rebased(self, weights: Weights, own: Constants, common: Constants) -> Weights:
+        return weights
 
     def describe(self, task: Task, constants: Constants) -> str:
         if (constants == 1).all():
@@ -86,6 +96,9 @@ class _Multiclass(_Weighted):
         if gamma:
             losses = losses * unsure**gamma
         return ops.where(known, losses * ops.take(constants, numbers), 0.0)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return ops.logsumexp(ops.log_softmax(logits, axis=1), axis=-1)
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         best = ops.cast(ops.argmax(logits, axis=-1), "float32")
@@ -119,6 +132,9 @@ class _Multilabel(_Weighted):
         if gamma:
             losses = losses * ops.sigmoid(ops.where(labels > 0.5, -logits, logits)) ** gamma
         return ops.where(known, losses, 0.0)
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return ops.logsumexp(-ops.softplus(-logits), axis=-1) - ops.logsumexp(-ops.softplus(logits), axis=-1)
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         return ops.cast(ops.cast(logits > 0, "float32") == labels, "float32")
@@ -163,6 +179,14 @@ class _Regression:
         known = ops.logical_not(ops.isnan(labels))
         errors = ops.abs(ops.where(known, self._standardised(labels, constants) - logits, 0.0))
         return ops.where(errors <= 1.0, 0.5 * ops.square(errors), errors - 0.5)
+
+    def rebased(self, weights: Weights, own: Constants, common: Constants) -> Weights:
+        kernel, bias = weights
+        factor = own[1] / common[1]
+        return [kernel * factor, bias * factor + (own[0] - common[0]) / common[1]]
+
+    def mean(self, logits: Tensor) -> Tensor:
+        return ops.mean(logits, axis=-1)
 
     def figures(self, labels: Tensor, logits: Tensor, constants: Tensor) -> Tensor:
         return ops.abs(self._standardised(labels, constants) - logits)

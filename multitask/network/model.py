@@ -6,6 +6,8 @@
       -> scores: softmax, sigmoid, or the unit of a number         -> {task: scores (batch, classes) float32}
       -> whole = frozen, then trainable, then scores
 
+An ensemble has several trainable sides on one frozen side; what they give is their mean.
+
 With `freeze = "all"` the boundary lies behind the pooling, with `"none"` in front of the scaling: the same code, cut
 elsewhere.
 """
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,11 +36,16 @@ MOMENTUM = 0.9
 
 @dataclass(frozen=True)
 class Network:
-    """The two sides of one network, what turns their logits into scores, and the whole; they share their weights."""
+    """The two sides of one network, what turns their logits into scores, and the whole; they share their weights.
+
+    Args:
+        members: of the trainable side; itself, but for an ensemble.
+    """
 
     spec: ModelSpec
     frozen: Any
     trainable: Any
+    members: tuple[Any, ...]
     scores: Any
     whole: Any
 
@@ -70,16 +77,19 @@ def build_network(
         if initialise:
             load_backbone_weights(backbone, spec)
         frozen, rest = _cut(backbone, spec)
-    _freeze_batch_statistics(rest, spec)
+        rests = [rest, *(keras.models.clone_model(rest) for _ in range(spec.members - 1))]
+    for rest in rests:
+        _freeze_batch_statistics(rest, spec)
     frozen.trainable = False
-    trainable = _with_heads(rest, spec, heads)
+    members = tuple(_with_heads(rest, spec, heads) for rest in rests)
+    trainable = members[0] if spec.members == 1 else _mean_of(members, spec)
     image = keras.Input(image_shape(spec.image), dtype="uint8", name="image")
     outputs = {task.name: HEADS[task.kind].output(task, heads) for task in spec.tasks}
     logits = [keras.Input((len(task.classes),), dtype=heads, name=f"{task.name}_logits") for task in spec.tasks]
     scored = {task.name: outputs[task.name](given) for task, given in zip(spec.tasks, logits, strict=True)}
     scores = keras.Model(logits, scored, name="scores")
     found = {name: outputs[name](value) for name, value in trainable(frozen(image)).items()}
-    return Network(spec, frozen, trainable, scores, keras.Model(image, found, name="multitask"))
+    return Network(spec, frozen, trainable, members, scores, keras.Model(image, found, name="multitask"))
 
 
 def load_network(path: Path, spec: ModelSpec, precision: str = "float32", *, heads: str = "float32") -> Network:
@@ -145,6 +155,19 @@ def _pool(features: Any, spec: ModelSpec) -> Any:
         "max": keras.layers.GlobalMaxPooling2D,
     }
     return layers[spec.pooling](name="pooling")(features)
+
+
+def _mean_of(members: Sequence[Any], spec: ModelSpec) -> Any:
+    """Return a model from features to the logits of the mean scores."""
+    features = keras.Input(members[0].input.shape[1:], dtype=members[0].input.dtype, name="features")
+    for number, member in enumerate(members, start=1):
+        member.name = f"member{number}"
+    found = [member(features) for member in members]
+    means = {
+        task.name: HEADS[task.kind].mean(keras.ops.stack([logits[task.name] for logits in found], axis=-1))
+        for task in spec.tasks
+    }
+    return keras.Model(features, means, name="trainable")
 
 
 def _freeze_batch_statistics(rest: Any, spec: ModelSpec) -> None:

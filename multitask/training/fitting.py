@@ -30,6 +30,9 @@ from multitask.training.preparation import Prepared, prepare
 from multitask.training.results import write_results
 from multitask.training.standardisation import standardise
 
+# Longest gradient of SGD, whose steps are as long as gradients are, unlike Adam's: the first would throw a network
+# off. https://arxiv.org/abs/1211.5063
+_CLIP = 1.0
 # Of AdamW, where none is named.
 _ADAMW_DECAY = 1e-4
 
@@ -69,8 +72,8 @@ def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:
     keras.utils.set_random_seed(config.fit.seed)
     prepared = prepare(config, progress)
     with prepared.store, prepared.archive:
-        _same_data_as_before(folder, prepared)
-        constants = _constants(prepared, config.fit.balance, progress)
+        same_data_as_before(folder, prepared)
+        constants = label_constants(prepared, config.fit.balance, progress)
         history = train(prepared, config, constants, folder, progress)
         spec = write_results(prepared, config, constants, history, folder, progress, started)
     point_latest(folder)
@@ -162,7 +165,8 @@ def _optimizer(precision: str, fit: FitConfig) -> Any:
     decay = fit.weight_decay if fit.weight_decay is not None else _ADAMW_DECAY * (fit.optimizer == "adamw")
     settings: dict[str, Any] = {"learning_rate": fit.learning_rate, "weight_decay": decay or None}
     if fit.optimizer == "sgd":
-        optimizer = keras.optimizers.SGD(**settings, momentum=fit.momentum, nesterov=fit.momentum > 0)
+        nesterov = fit.momentum > 0
+        optimizer = keras.optimizers.SGD(**settings, momentum=fit.momentum, nesterov=nesterov, global_clipnorm=_CLIP)
     else:
         optimizer = keras.optimizers.Adam(**settings)
     if decay:
@@ -170,7 +174,7 @@ def _optimizer(precision: str, fit: FitConfig) -> Any:
     return keras.optimizers.LossScaleOptimizer(optimizer) if precision == "float16" else optimizer
 
 
-def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:
+def same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:
     """Note the data of a new run; refuse to go on with a run on other data."""
     now = {"data": prepared.data_hash(), "features": prepared.store.directory.name}
     if not (folder / "data.json").is_file():
@@ -183,7 +187,7 @@ def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:
         )
 
 
-def _constants(prepared: Prepared, balance: str, progress: Progress) -> dict[str, NDArray[np.float32]]:
+def label_constants(prepared: Prepared, balance: str, progress: Progress) -> dict[str, NDArray[np.float32]]:
     """Return what the losses need of the training labels, per task."""
     labels = prepared.labels(prepared.rows("train"))
     found = {}

@@ -102,8 +102,14 @@ class Prepared:
         return digest.hexdigest()
 
 
-def prepare(config: Config, progress: Progress) -> Prepared:
-    """Read, look, compute features and split; unusable rows end in the quarantine, each with its reason."""
+def prepare(config: Config, progress: Progress, *, for_folds: bool = False) -> Prepared:
+    """Read, look, compute features and split; unusable rows end in the quarantine, each with its reason.
+
+    Args:
+        config: all settings.
+        progress: where to report.
+        for_folds: let all rows train that do not test.
+    """
     data = config.data
     frame = read_frame(data.labels, data.query)
     spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
@@ -136,6 +142,8 @@ def prepare(config: Config, progress: Progress) -> Prepared:
     progress.say(_quarantine_line(quarantine, len(table)))
     table, digests = table.take(usable), audit.digests[usable]
     groups, parts = divide(table, spec.tasks, digests, audit.alike[usable], data)
+    if for_folds:
+        parts[parts == "validation"] = "train"
     crossed = crossing(groups, parts)
     if crossed:
         progress.say(warn_of_crossing(crossed))

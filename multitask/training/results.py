@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
-import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.audit import splits
-from multitask.audit.division import crossing, warn_of_crossing
 from multitask.config import Config
 from multitask.data.cells import as_names
 from multitask.errors import command
@@ -35,13 +34,20 @@ from multitask.storage import replacing
 from multitask.style import save_plots
 from multitask.training.checkpoints import History
 from multitask.training.dataset import distributed, inference_batches
+from multitask.training.manifest import facts_of, manifest_of, notes_on
 from multitask.training.preparation import Prepared
 
 SCORING_BATCH = 128
-# Splits whose scores are kept: what was not trained on.
-SCORED = ("validation", "test")
 
 Arrays = dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Held:
+    """Rows that did not train what scored them, and their scores per task, float32 (rows, classes)."""
+
+    rows: NDArray[np.int64]
+    scores: Arrays
 
 
 def score_rows(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[Arrays, Arrays]:
@@ -56,6 +62,12 @@ def score_rows(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[Arrays, Arr
     return logits, {name: np.asarray(values) for name, values in scores.items()}
 
 
+def score_split(prepared: Prepared, part: str) -> Held:
+    """Score the rows of a split."""
+    rows = prepared.rows(part)
+    return Held(rows, score_rows(prepared, rows)[1])
+
+
 def write_results(
     prepared: Prepared,
     config: Config,
@@ -64,29 +76,36 @@ def write_results(
     folder: RunFolder,
     progress: Progress,
     started: float,
+    held: Held | None = None,
+    figures: Mapping[str, Figure] = {},
 ) -> ModelSpec:
     """Choose thresholds, evaluate, save the model and everything that explains it; return the spec with thresholds.
 
     A run that has `metrics.json` is finished: model and figures are on disk before anything is drawn.
+
+    Args:
+        prepared, config, constants, history, folder, progress, started: of the training.
+        held: what thresholds are chosen on; by default the validation split.
+        figures: to be drawn beside the others.
     """
     test = prepared.rows("test")
-    found = {part: score_rows(prepared, prepared.rows(part))[1] for part in SCORED}
-    spec = _settled(prepared, constants, found["validation"])
-    scores = found["test"]
+    held = held or score_split(prepared, "validation")
+    spec = _settled(prepared, constants, held)
+    scores = score_split(prepared, "test").scores
     train_labels = prepared.labels(prepared.rows("train"))
     groups = prepared.groups[test]
     evaluation = evaluate_tasks(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
     _write_tables(prepared, config, folder)
-    write_scores(prepared, spec, found, folder)
+    _write_scores(prepared, spec, held, scores, folder)
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
-    manifest = _manifest(prepared, config, constants, history, started)
+    manifest = manifest_of(prepared, config, constants, history, started)
     folder.write_json("manifest.json", manifest)
     details = write_details(spec, prepared.labels(test), scores, evaluation, folder.directory)
     folder.write_json("metrics.json", evaluation.as_dict())
     progress.say("plots and report")
     try:
-        _explain(prepared, config, spec, scores, evaluation, details, history, manifest, folder)
+        _explain(prepared, config, spec, scores, evaluation, details, history, manifest, folder, figures)
     except Exception as error:
         # A picture that cannot be drawn must not cost a training.
         progress.say(f"no report ({type(error).__name__}: {error}); model and figures are whole")
@@ -103,6 +122,7 @@ def _explain(
     history: History,
     manifest: Mapping[str, Any],
     folder: RunFolder,
+    more: Mapping[str, Figure],
 ) -> None:
     """Draw the plots and write the report."""
     test = prepared.rows("test")
@@ -114,35 +134,22 @@ def _explain(
     figures = {
         **answer_figures(spec, prepared.archive, ids, labels, scores, train_labels),
         "history": plots.plot_history(pd.DataFrame(history)),
+        **more,
         "architecture": plots.plot_architecture(*_stages(prepared)),
     }
     write_report(
         folder / "report.html",
         title=f"Run {folder.name}",
-        facts=_facts(config, manifest),
+        facts=facts_of(config, manifest),
         evaluation=evaluation,
         rows_name="the test split",
         figures=save_plots(figures, folder / "plots"),
         details=details,
-        notes=[*weak_heads(spec, evaluation), *_notes(prepared, history)],
+        notes=[*weak_heads(spec, evaluation), *notes_on(prepared, history)],
         quarantine=prepared.quarantine,
         split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
         next_commands=next_commands(folder, config),
     )
-
-
-def _facts(config: Config, manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a reader of the report wants to know of how the run was made."""
-    facts = {name: str(value) for name, value in manifest.items() if isinstance(value, str | int | float)}
-    height, width = config.model.image_size
-    return {
-        "labels": hide_secrets(config.data.labels),
-        "images": hide_secrets(", ".join(config.data.images)),
-        "image size": f"{height} x {width}, {config.model.resize}",
-        "learning rate": f"{config.fit.learning_rate:g}",
-        "batch size": str(config.fit.batch_size),
-        **facts,
-    }
 
 
 def next_commands(folder: RunFolder, config: Config) -> list[str]:
@@ -157,16 +164,14 @@ def next_commands(folder: RunFolder, config: Config) -> list[str]:
     ]
 
 
-def _settled(
-    prepared: Prepared, constants: Mapping[str, NDArray[np.float32]], scores: Mapping[str, NDArray[np.float32]]
-) -> ModelSpec:
-    """Return the spec with what training labels and validation scores decide, thresholds among it."""
-    labels = prepared.labels(prepared.rows("validation"))
+def _settled(prepared: Prepared, constants: Mapping[str, NDArray[np.float32]], held: Held) -> ModelSpec:
+    """Return the spec with what the training labels and the scores of held-out rows decide, thresholds among it."""
+    labels = prepared.labels(held.rows)
     tasks = []
     for task in prepared.spec.tasks:
         layer = prepared.network.whole.get_layer(task.name)
         known = HEADS[task.kind].settle(task, layer, constants[task.name])
-        tasks.append(EVALUATORS[task.kind].settle(known, labels[task.name], scores[task.name]))
+        tasks.append(EVALUATORS[task.kind].settle(known, labels[task.name], held.scores[task.name]))
     return prepared.spec.model_copy(update={"tasks": tuple(tasks)})
 
 
@@ -186,16 +191,20 @@ def _write_tables(prepared: Prepared, config: Config, folder: RunFolder) -> None
         prepared.quarantine.to_parquet(path, index=False)
 
 
-def write_scores(prepared: Prepared, spec: ModelSpec, scores: Mapping[str, Arrays], folder: RunFolder) -> None:
+def _write_scores(prepared: Prepared, spec: ModelSpec, held: Held, test: Arrays, folder: RunFolder) -> None:
     """Write the scores of the rows that did not train: id, split, and the score columns of a prediction table."""
-    frames = []
-    for part, found in scores.items():
-        columns = {"id": prepared.table.ids[prepared.rows(part)], "split": part}
-        for task in spec.tasks:
-            columns |= zip(task.score_columns, found[task.name].T, strict=True)
-        frames.append(pd.DataFrame(columns))
+    parts = {"validation": held, "test": Held(prepared.rows("test"), test)}
+    frames = [score_frame(prepared, spec, scored, {"split": part}) for part, scored in parts.items()]
     with replacing(folder / "scores.parquet") as path:
         pd.concat(frames).to_parquet(path, index=False)
+
+
+def score_frame(prepared: Prepared, spec: ModelSpec, scored: Held, facts: Mapping[str, Any]) -> pd.DataFrame:
+    """Return id, some facts, and score columns of some rows."""
+    columns = {"id": prepared.table.ids[scored.rows], **facts}
+    for task in spec.tasks:
+        columns |= zip(task.score_columns, scored.scores[task.name].T, strict=True)
+    return pd.DataFrame(columns)
 
 
 def _save_model(prepared: Prepared, folder: RunFolder) -> None:
@@ -215,7 +224,7 @@ def _save_model(prepared: Prepared, folder: RunFolder) -> None:
 def _stages(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Describe the network as stages of layers with the same output size, and its heads."""
     stages: list[dict[str, Any]] = []
-    for side, frozen in ((prepared.network.frozen, True), (prepared.network.trainable.get_layer("rest"), False)):
+    for side, frozen in ((prepared.network.frozen, True), (prepared.network.members[0].get_layer("rest"), False)):
         for layer in side.layers:
             shape = "x".join(str(size) for size in layer.output.shape[1:])
             size = (frozen, shape.split("x")[:2])
@@ -234,53 +243,3 @@ def _stages(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dict[str, An
         for task in prepared.spec.tasks
     ]
     return stages, heads
-
-
-def _manifest(
-    prepared: Prepared, config: Config, constants: Mapping[str, NDArray[np.float32]], history: History, started: float
-) -> dict[str, Any]:
-    """Return what one needs to know to repeat or trust this run."""
-    best = max(history, key=lambda row: row["val_score"])
-    packages = ("multitask", "tensorflow", "keras", "numpy", "pyarrow", "scikit-learn")
-    return {
-        "seed": config.fit.seed,
-        "backbone": prepared.spec.backbone,
-        "weights": prepared.spec.weights,
-        "freeze": prepared.spec.freeze,
-        "precision": prepared.precision,
-        "spec": prepared.spec.fingerprint(),
-        "data": prepared.data_hash(),
-        "features": prepared.store.directory.name,
-        "images_computed": prepared.images_computed,
-        "images_reused": prepared.images_reused,
-        "rows": len(prepared.table),
-        "rows_in_quarantine": len(prepared.quarantine),
-        "epochs": len(history),
-        "best_epoch": int(best["epoch"]),
-        "best_val_score": best["val_score"],
-        "seconds": round(time.monotonic() - started, 1),
-        "hardware": hardware.describe(),
-        "versions": {name: _version(name) for name in packages},
-        "label_constants": {name: np.round(values.astype(float), 4).tolist() for name, values in constants.items()},
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _notes(prepared: Prepared, history: History) -> list[str]:
-    """Say what a reader of the figures should keep in mind."""
-    notes = []
-    if prepared.spec.weights == "random":
-        notes.append("The backbone has random weights, not ImageNet's: these are figures of random features.")
-    crossed = crossing(prepared.groups, prepared.parts)
-    if crossed:
-        notes.append(f"{warn_of_crossing(crossed)}.")
-    indicators = splits.indicators(prepared.table.labels, prepared.spec.tasks)
-    largest = max(splits.deviations(indicators, prepared.parts).values())
-    notes.append(f"The share of any label in a split differs by at most {largest:.1%} from its share in all rows.")
-    return notes

@@ -1,0 +1,194 @@
+"""Cross-validation: every row is scored by a network that did not train on it, and the networks together are the model.
+
+The rows of the test split test every fold; the others are divided into folds. Each fold in turn chooses the best epoch
+of the network that the other folds train, and is scored by it, so that out-of-fold scores are a little too good, by
+what the best of some epochs gains by luck.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from multitask.audit import splits
+from multitask.config import Config, load_config
+from multitask.errors import ConfigError
+from multitask.evaluation.plots import plot_folds
+from multitask.network.heads import HEADS
+from multitask.network.model import build_network
+from multitask.network.weights import set_weights
+from multitask.progress import Progress, Quiet
+from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
+from multitask.storage import replacing
+from multitask.training import fitting
+from multitask.training.checkpoints import History
+from multitask.training.preparation import Prepared, prepare
+from multitask.training.results import Held, score_frame, score_split, write_results
+
+# Marks a run of folds, and says how many.
+FOLDS = "folds.json"
+
+Constants = Mapping[str, NDArray[np.float32]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """What the training of one fold gave: its history, what its labels decided, and its network's rows and scores."""
+
+    prepared: Prepared
+    constants: Constants
+    history: History
+    held: Held
+
+
+def fit_folds(
+    config: Config,
+    count: int,
+    name: str | None = None,
+    progress: Progress = Quiet(),  # noqa: B008
+    root: Path = RUNS,
+) -> Run:
+    """Train a network per fold and put them together to one model.
+
+    Args:
+        config: all settings; the share of validation rows is that of a fold.
+        count: of folds, 2 at least.
+        name: of the run; by default the time.
+        progress: where to report.
+        root: folder of all runs.
+
+    Raises:
+        ConfigError: there are fewer than 2 folds, or rows are divided by time.
+    """
+    if count < 2:
+        raise ConfigError("too few folds", where="--folds", expected="2 or more", received=str(count))
+    if config.data.time_column:
+        raise ConfigError(
+            "folds take rows from any time to judge any other",
+            where="data.time_column",
+            fix="Leave time_column out, or train without --folds.",
+        )
+    folder = start_run(config, name, root)
+    folder.write_json(FOLDS, {"folds": count})
+    progress.say(f"run: {folder.directory}")
+    return _fit_folds(config, count, folder, progress)
+
+
+def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
+    """Go on with an interrupted run, of folds or not; the result is that of a run that was never interrupted."""
+    folder = find_run(name, root)
+    if not (folder / FOLDS).is_file():
+        return fitting.resume(name, progress, root)
+    if (folder / "metrics.json").is_file():
+        progress.say(f"run: {folder.directory} is finished already")
+        return open_run(str(folder.directory), root)
+    progress.say(f"run: going on with {folder.directory}")
+    return _fit_folds(load_config(folder.config_file), folder.read_json(FOLDS)["folds"], folder, progress)
+
+
+def summary(run: Run) -> pd.DataFrame:
+    """Return figure, mean, deviation, least and most over the folds, each in its best epoch."""
+    history = pd.read_parquet(run.folder / "folds.parquet")
+    best = history.loc[history.groupby("fold")["val_score"].idxmax()]
+    figures = [name for name in best if name.startswith("val_") and not name.endswith("loss")]
+    columns = {"mean": best[figures].mean(), "deviation": best[figures].std(), "least": best[figures].min()}
+    frame = pd.DataFrame({**columns, "most": best[figures].max()})
+    return frame.rename_axis("figure").reset_index()
+
+
+def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress) -> Run:
+    started = time.monotonic()
+    prepared = prepare(config, progress, for_folds=True)
+    with prepared.store, prepared.archive:
+        fitting.same_data_as_before(folder, prepared)
+        rows = prepared.rows("train")
+        numbers = splits.folds(
+            prepared.labels(rows),
+            prepared.spec.tasks,
+            prepared.groups[rows],
+            prepared.digests[rows],
+            count,
+            config.data.split_seed,
+        )
+        members = []
+        for number in range(count):
+            parts = prepared.parts.copy()
+            parts[rows[numbers == number]] = "validation"
+            progress.say(f"fold {number + 1} of {count}")
+            members.append(_fit_fold(dataclasses.replace(prepared, parts=parts), config, number, folder, progress))
+        whole, constants = _together(prepared, members, config)
+        held = _out_of_fold(members)
+        history = pd.concat([pd.DataFrame(member.history).assign(fold=at) for at, member in enumerate(members, 1)])
+        with replacing(folder / "folds.parquet") as path:
+            history.to_parquet(path, index=False)
+        of_row = np.full(len(prepared.table), -1)
+        of_row[rows] = numbers + 1
+        with replacing(folder / "out_of_fold.parquet") as path:
+            score_frame(whole, whole.spec, held, {"fold": of_row[held.rows]}).to_parquet(path, index=False)
+        spec = write_results(
+            whole,
+            config,
+            constants,
+            _mean(history),
+            folder,
+            progress,
+            started,
+            held,
+            {"folds": plot_folds(history)},
+        )
+    point_latest(folder)
+    return Run(folder, config, spec)
+
+
+def _fit_fold(prepared: Prepared, config: Config, number: int, folder: RunFolder, progress: Progress) -> Member:
+    """Train the network of one fold, go on with it, or read what it was."""
+    part = RunFolder(folder / f"fold-{number + 1}")
+    part.directory.mkdir(exist_ok=True)
+    with replacing(part.config_file) as path:
+        config.save(path)
+    keras.utils.set_random_seed(config.fit.seed)
+    network = build_network(prepared.spec, prepared.precision)
+    prepared = dataclasses.replace(prepared, network=network)
+    constants = fitting.label_constants(prepared, config.fit.balance, Quiet())
+    # A fold that is finished plans no further epoch, so this only reads its best one.
+    history = fitting.train(prepared, config, constants, part, progress)
+    return Member(prepared, constants, history, score_split(prepared, "validation"))
+
+
+def _together(prepared: Prepared, members: Sequence[Member], config: Config) -> tuple[Prepared, Constants]:
+    """Return what was prepared with the ensemble of the members as its network."""
+    constants = fitting.label_constants(prepared, config.fit.balance, Quiet())
+    spec = prepared.spec.model_copy(update={"members": len(members)})
+    network = build_network(spec, prepared.precision, initialise=False)
+    set_weights(network.frozen, prepared.network.frozen.get_weights())
+    for target, member in zip(network.members, members, strict=True):
+        set_weights(target, member.prepared.network.trainable.get_weights())
+        for task in spec.tasks:
+            layer = target.get_layer(f"{task.name}_logits")
+            own, common = member.constants[task.name], constants[task.name]
+            layer.set_weights(HEADS[task.kind].rebased(layer.get_weights(), own, common))
+    return dataclasses.replace(prepared, spec=spec, network=network), constants
+
+
+def _out_of_fold(members: Sequence[Member]) -> Held:
+    """Return every row that does not test with the scores of the network that did not train on it."""
+    rows = np.concatenate([member.held.rows for member in members])
+    order = np.argsort(rows)
+    scores = {
+        name: np.concatenate([member.held.scores[name] for member in members])[order] for name in members[0].held.scores
+    }
+    return Held(rows[order], scores)
+
+
+def _mean(history: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the mean over the folds of every epoch, as a history."""
+    frame = history.drop(columns="fold").groupby("epoch").mean().reset_index()
+    return frame.to_dict("records")
