@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
@@ -72,15 +73,19 @@ class Config(Frozen):
         except ValidationError as error:
             raise config_error(error, "tasks") from None
 
-    def save(self, path: Path) -> None:
-        """Write the configuration as TOML that `load_config` reads back as an equal one, but for passwords.
-
-        A password of a database is written as `***`; where that stands, $MULTITASK_DATABASE_PASSWORD is taken.
-        """
+    def public(self) -> dict[str, Any]:
+        """Return all settings as plain values; a password of a database is `***`."""
         settings = self.model_dump(mode="json", exclude_none=True)
         data = settings["data"]
         data |= {"labels": hide_secrets(data["labels"]), "images": [hide_secrets(place) for place in data["images"]]}
-        path.write_text(tomli_w.dumps(settings), encoding="utf-8")
+        return settings
+
+    def save(self, path: Path) -> None:
+        """Write the configuration as TOML that `load_config` reads back as an equal one, but for passwords.
+
+        Where one is written as `***`, $MULTITASK_DATABASE_PASSWORD is taken.
+        """
+        path.write_text(tomli_w.dumps(self.public()), encoding="utf-8")
 
 
 def load_config(path: str | Path | None) -> Config:

@@ -193,6 +193,8 @@ class FitConfig(Frozen):
     """Arithmetic of the network; auto takes the fastest the hardware has. Heads are always float32."""
     seed: Annotated[NonNegativeInt, _alias("--seed")] = 0
     """Seed of initial weights, data order and dropout; data.split_seed is that of the split."""
+    trackers: tuple[Literal["tensorboard", "mlflow", "wandb"], ...] = ()
+    """Where the training is followed beside its run folder; each is an extra of that name."""
 
     @model_validator(mode="after")
     def _settings_belong_together(self) -> FitConfig:

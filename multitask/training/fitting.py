@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from multitask.config import Config, load_config
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
+from multitask.integrations.trackers import open_trackers
 from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.losses import TaskFigure
@@ -69,15 +70,18 @@ def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  
 
 def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:
     started = time.monotonic()
+    trackers = open_trackers(config.fit.trackers, config, folder, progress)
     keras.utils.set_random_seed(config.fit.seed)
     prepared = prepare(config, progress)
     with prepared.store, prepared.archive:
         same_data_as_before(folder, prepared)
         constants = label_constants(prepared, config.fit.balance, progress)
-        history = train(prepared, config, constants, folder, progress)
+        history = train(prepared, config, constants, folder, progress, trackers.epoch)
         spec = write_results(prepared, config, constants, history, folder, progress, started)
     point_latest(folder)
-    return Run(folder, config, spec)
+    run = Run(folder, config, spec)
+    trackers.finish(run)
+    return run
 
 
 def train(
@@ -86,6 +90,7 @@ def train(
     constants: Mapping[str, NDArray[np.float32]],
     folder: RunFolder,
     progress: Progress,
+    follow: Callable[[Mapping[str, float]], None] = lambda row: None,
 ) -> History:
     """Fit the trainable side and leave it with the weights of the best epoch; return one dict per epoch.
 
@@ -135,7 +140,7 @@ def train(
             epochs=fit.epochs,
             shuffle=False,  # the batches are shuffled already
             verbose=0,
-            callbacks=[keeper],
+            callbacks=[keeper, keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: follow(history[epoch]))],
         )
     load_checkpoint(folder.best_checkpoint, model, None)
     return history

@@ -22,6 +22,7 @@ from multitask.audit import splits
 from multitask.config import Config, load_config
 from multitask.errors import ConfigError
 from multitask.evaluation.plots import plot_folds
+from multitask.integrations.trackers import open_trackers
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
 from multitask.network.weights import set_weights
@@ -106,6 +107,7 @@ def summary(run: Run) -> pd.DataFrame:
 
 def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress) -> Run:
     started = time.monotonic()
+    trackers = open_trackers(config.fit.trackers, config, folder, progress)
     prepared = prepare(config, progress, for_folds=True)
     with prepared.store, prepared.archive:
         fitting.same_data_as_before(folder, prepared)
@@ -133,11 +135,14 @@ def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress
         of_row[rows] = numbers + 1
         with replacing(folder / "out_of_fold.parquet") as path:
             score_frame(whole, whole.spec, held, {"fold": of_row[held.rows]}).to_parquet(path, index=False)
+        mean = _mean(history)
+        for row in mean:
+            trackers.epoch(row)
         spec = write_results(
             whole,
             config,
             constants,
-            _mean(history),
+            mean,
             folder,
             progress,
             started,
@@ -145,7 +150,9 @@ def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress
             {"folds": plot_folds(history)},
         )
     point_latest(folder)
-    return Run(folder, config, spec)
+    run = Run(folder, config, spec)
+    trackers.finish(run)
+    return run
 
 
 def _fit_fold(prepared: Prepared, config: Config, number: int, folder: RunFolder, progress: Progress) -> Member:

@@ -1,0 +1,81 @@
+"""MLflow: settings, figures per epoch and on the test split, files, and a version in the registry.
+
+Runs go where $MLFLOW_TRACKING_URI says, by default into model_training/mlflow.db; look at them with `mlflow ui`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+# Who follows a training tells nobody else; to be said before the library is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from mlflow.exceptions import MlflowException
+
+from multitask.config import Config
+from multitask.integrations.trackers import figures_of, settings_of
+from multitask.runs import Run, RunFolder
+from multitask.storage import replacing
+
+EXPERIMENT = REGISTERED = "multitask"
+# Alias of the newest version in the registry.
+ALIAS = "candidate"
+# Files of a run that belong to its record; images and checkpoints stay where they are.
+_FILES = ("config.toml", "spec.json", "manifest.json", "metrics.json", "history.csv", "report.html", "model.keras")
+# What MLflow takes in one call.
+_MOST_PARAMETERS, _LONGEST_VALUE = 100, 6000
+
+
+class _MLflow:
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self._run = client, run_id
+
+    def epoch(self, row: Mapping[str, float]) -> None:
+        step = int(row["epoch"])
+        # In one call, so that an epoch is there whole or not at all; one that is sent twice replaces itself.
+        metrics = [Metric(name, float(value), 0, step) for name, value in row.items() if name != "epoch"]
+        self._client.log_batch(self._run, metrics=metrics)
+
+    def finish(self, run: Run) -> None:
+        metrics = [Metric(f"test.{name}", value, 0, 0) for name, value in figures_of(run).items()]
+        self._client.log_batch(self._run, metrics=metrics)
+        for name in _FILES:
+            if (run.folder / name).is_file():
+                self._client.log_artifact(self._run, str(run.folder / name))
+        self._client.log_artifacts(self._run, str(run.folder / "plots"), "plots")
+        self._client.set_terminated(self._run)
+        self._register(run)
+
+    def _register(self, run: Run) -> None:
+        """Make the model the newest version of its name, with the alias `candidate`."""
+        try:
+            self._client.create_registered_model(REGISTERED)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = f"{self._client.get_run(self._run).info.artifact_uri}/model.keras"
+        version = self._client.create_model_version(REGISTERED, source, self._run, tags={"run": run.folder.name})
+        self._client.set_registered_model_alias(REGISTERED, ALIAS, version.version)
+
+
+def open_tracker(config: Config, folder: RunFolder) -> _MLflow:
+    """Open the record of a run, or go on with the one it has."""
+    root = folder.directory.resolve().parent.parent
+    address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    client = MlflowClient(address)
+    noted = folder / "mlflow.txt"
+    if noted.is_file():
+        return _MLflow(client, noted.read_text(encoding="utf-8").strip())
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    place = None if os.environ.get("MLFLOW_TRACKING_URI") else (root / "mlflow").as_uri()
+    number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, place)
+    run_id = client.create_run(number, run_name=folder.name).info.run_id
+    settings = [Param(name, value[:_LONGEST_VALUE]) for name, value in settings_of(config).items()]
+    for at in range(0, len(settings), _MOST_PARAMETERS):
+        client.log_batch(run_id, params=settings[at : at + _MOST_PARAMETERS])
+    with replacing(noted) as path:
+        path.write_text(run_id + "\n", encoding="utf-8")
+    return _MLflow(client, run_id)
