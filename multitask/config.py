@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
-from multitask.settings import DataConfig, FitConfig, GateConfig, ModelConfig
+from multitask.settings import DataConfig, FitConfig, GateConfig, ModelConfig, SearchConfig
 from multitask.spec import LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 
@@ -32,6 +32,7 @@ class Config(Frozen):
     model: ModelConfig = ModelConfig()
     fit: FitConfig = FitConfig()
     gate: GateConfig = GateConfig()
+    search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
     def _floors_are_of_tasks(self) -> Config:

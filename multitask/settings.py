@@ -134,3 +134,49 @@ class GateConfig(Frozen):
     """Largest SavedModel in megabytes."""
     max_latency_ms: PositiveFloat = 5000.0
     """Longest median time for one photo, on the machine that publishes."""
+
+
+class Range(Frozen):
+    """The values between two numbers, both among them."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Draw the logarithm evenly, for what spans powers of ten."""
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Range:
+        if self.low >= self.high or (self.log and self.low <= 0):
+            raise ValueError(f"expected low < high, and low > 0 with log; received {self.low:g} and {self.high:g}")
+        return self
+
+
+Choices = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+def _usual_space() -> dict[str, Range | Choices]:
+    return {
+        "fit.learning_rate": Range(low=1e-5, high=1e-2, log=True),
+        "fit.batch_size": (32, 64, 128),
+        "model.dropout": Range(low=0.0, high=0.6),
+    }
+
+
+class SearchConfig(Frozen):
+    """What `multitask.tune` tries, and by what it judges."""
+
+    trials: PositiveInt = 50
+    """Trials of a study, those of earlier starts counted."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """tpe: where earlier trials were good (https://doi.org/10.5555/2986459.2986743). random: anywhere."""
+    objective: tuple[str, ...] = ("val_score",)
+    """Figures of history.csv, on the validation split; of several the mean. One alone may be written without brackets."""
+    prune: bool = True
+    """Stop a trial that is below the median of the others at the same epoch."""
+    space: Annotated[dict[str, Range | Choices], tyro.conf.Suppress] = Field(default_factory=_usual_space, min_length=1)
+    """What is tried, by the name of a setting: "fit.learning_rate" = { low = 1e-5, high = 1e-2, log = true }, or a list."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _accept_a_single_figure(cls, figures: object) -> object:
+        return (figures,) if isinstance(figures, str) else figures
