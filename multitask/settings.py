@@ -170,11 +170,11 @@ class SearchConfig(Frozen):
     sampler: Literal["tpe", "random"] = "tpe"
     """tpe: where earlier trials were good (https://doi.org/10.5555/2986459.2986743). random: anywhere."""
     objective: tuple[str, ...] = ("val_score",)
-    """Figures of history.csv, on the validation split; of several the mean. One alone may be written without brackets."""
+    """Figures of history.csv, on the validation split; of several the mean. One may stand without brackets."""
     prune: bool = True
     """Stop a trial that is below the median of the others at the same epoch."""
     space: Annotated[dict[str, Range | Choices], tyro.conf.Suppress] = Field(default_factory=_usual_space, min_length=1)
-    """What is tried, by the name of a setting: "fit.learning_rate" = { low = 1e-5, high = 1e-2, log = true }, or a list."""
+    """What is tried, by the name of a setting: { low = 1e-5, high = 1e-2, log = true }, or a list of values."""
 
     @field_validator("objective", mode="before")
     @classmethod

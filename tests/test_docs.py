@@ -35,7 +35,11 @@ def test_every_command_names_a_door_that_exists_and_flags_that_it_has(document: 
     for module, flags in re.findall(r"python -m multitask\.(\w+)([^`\n]*)", document.read_text(encoding="utf-8")):
         assert (ROOT / "multitask" / f"{module}.py").exists(), module
         source = (ROOT / "multitask" / f"{module}.py").read_text(encoding="utf-8")
-        settings = (ROOT / "multitask/settings.py").read_text(encoding="utf-8") if module in ("train", "tune", "explore") else ""
+        settings = (
+            (ROOT / "multitask/settings.py").read_text(encoding="utf-8")
+            if module in ("train", "tune", "explore")
+            else ""
+        )
         for flag in re.findall(r"--([a-z-]+)", flags.split("#")[0]):
             name = flag.replace("-", "_")
             assert flag == "help" or f"    {name}:" in source or f'"--{flag}"' in settings, flag

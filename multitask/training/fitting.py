@@ -66,7 +66,7 @@ def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:
     prepared = prepare(config, progress)
     with prepared.store, prepared.archive:
         _same_data_as_before(folder, prepared)
-        constants = _constants(prepared, config.fit.balance, progress)
+        constants = label_constants(prepared, config.fit.balance, progress)
         history = train(prepared, config, constants, folder, progress)
         spec = write_results(prepared, config, constants, history, folder, progress, started)
     point_latest(folder)
@@ -95,7 +95,7 @@ def train(
         for task in prepared.spec.tasks:
             HEADS[task.kind].settle(task, prepared.network.whole.get_layer(task.name), constants[task.name])
         model.compile(
-            optimizer=_optimizer(prepared.precision, fit.learning_rate),
+            optimizer=make_optimizer(prepared.precision, fit.learning_rate),
             loss=task_losses(prepared, rows, constants),
             loss_weights={task.name: task.loss_weight for task in prepared.spec.tasks},
             metrics={task.name: [TaskFigure(task.kind, constants[task.name])] for task in prepared.spec.tasks},
@@ -139,7 +139,7 @@ def downsample(
     return rows[np.sort(shuffled[(rank < keep) | (classes[shuffled] < 0)])]
 
 
-def _optimizer(precision: str, learning_rate: float) -> Any:
+def make_optimizer(precision: str, learning_rate: float) -> Any:
     """Return Adam; in float16, whose least number is 6e-8, with a loss that is scaled so that gradients do not vanish.
 
     https://arxiv.org/abs/1710.03740, section 3.2.
@@ -161,7 +161,7 @@ def _same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:
         )
 
 
-def _constants(prepared: Prepared, balance: str, progress: Progress) -> dict[str, NDArray[np.float32]]:
+def label_constants(prepared: Prepared, balance: str, progress: Progress) -> dict[str, NDArray[np.float32]]:
     """Return what the losses need of the training labels, per task."""
     labels = prepared.labels(prepared.rows("train"))
     found = {}
