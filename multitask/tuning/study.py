@@ -164,9 +164,11 @@ def _work_together(folder: Path, config: Config, count: int, jobs: int, progress
     try:
         for worker in workers:
             worker.start()
-        while any(worker.is_alive() for worker in workers) and not any(worker.exitcode for worker in workers):
-            multiprocessing.connection.wait([worker.sentinel for worker in workers if worker.is_alive()])
-        ended = next((worker.exitcode for worker in workers if worker.exitcode), 0)
+        alive, ended = list(workers), 0
+        while alive and not ended:
+            multiprocessing.connection.wait([worker.sentinel for worker in alive])
+            ended = next((worker.exitcode for worker in alive if worker.exitcode), 0)
+            alive = [worker for worker in alive if worker.exitcode is None]
         if ended:
             raise RunError(
                 f"a process of the search ended with code {ended}",
@@ -184,7 +186,7 @@ def _job(
 ) -> None:
     """Work in a process of its own, on its share of the processors."""
     share = str(max(1, (os.cpu_count() or 1) // jobs))
-    os.environ |= {"TF_NUM_INTRAOP_THREADS": share, "OMP_NUM_THREADS": share, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": share, "OMP_NUM_THREADS": share}
     try:
         _work(folder, config, lambda: tickets.acquire(block=False), one_at_a_time, number, progress)
     except MultitaskError as error:
@@ -201,6 +203,7 @@ def _work(
     progress: Progress,
 ) -> None:
     """Do trials as long as there are some to take."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with muted_stderr():
         from multitask.tuning.trainer import Trainers, on_one_device
 
@@ -210,6 +213,7 @@ def _work(
         setattr(study, name, value)
     with Trainers(progress) as trainers:
         while take():
+            _leave_with_the_parent()
             _try(study, config, trainers, one_at_a_time, progress)
 
 
@@ -262,13 +266,18 @@ class _Judge:
 
     def on_epoch(self, epoch: int, row: dict[str, float]) -> bool:
         """Report an epoch; return whether to go on."""
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            os._exit(1)
+        _leave_with_the_parent()
         if self.prune and np.isfinite(self.value(row)):
             self.trial.report(self.value(row), epoch)
             self.hopeless = self.trial.should_prune()
         return not self.hopeless
+
+
+def _leave_with_the_parent() -> None:
+    """End this process if that which started it was killed: the study is somebody else's from then on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
 
 
 def _same_data(study: Any, digest: str) -> None:
