@@ -44,7 +44,15 @@ def test_trials_one_after_the_other_have_the_history_of_trainings(
             np.testing.assert_allclose(ours[name], history[name], rtol=2e-3, atol=2e-3, err_msg=name)
 
 
-@pytest.mark.parametrize("settings", [{"freeze": "none"}, {"dropout": 0.0}, {"balance": "downsample"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        # Where all is trained, the last digits of bfloat16 grow from step to step.
+        {"freeze": "none", "precision": "float32"},
+        {"dropout": 0.0},
+        {"balance": "downsample"},
+    ],
+)
 def test_whatever_is_frozen_dropped_or_balanced(
     settings: dict[str, object], make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
