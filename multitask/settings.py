@@ -6,7 +6,15 @@ from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import tyro
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from multitask.backbones import BACKBONES
 from multitask.errors import nearest
@@ -144,12 +152,6 @@ class Range(Frozen):
     log: bool = False
     """Draw the logarithm evenly, for what spans powers of ten."""
 
-    @model_validator(mode="after")
-    def _is_one(self) -> Range:
-        if self.low >= self.high or (self.log and self.low <= 0):
-            raise ValueError(f"expected low < high, and low > 0 with log; received {self.low:g} and {self.high:g}")
-        return self
-
 
 Choices = Annotated[tuple[Any, ...], Field(min_length=1)]
 
@@ -180,3 +182,21 @@ class SearchConfig(Frozen):
     @classmethod
     def _accept_a_single_figure(cls, figures: object) -> object:
         return (figures,) if isinstance(figures, str) else figures
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _has_ranges_and_choices(cls, space: object) -> object:
+        """Say in one line what two kinds of value would each say in several."""
+        for name, values in space.items() if isinstance(space, dict) else ():
+            if isinstance(values, Range) or (isinstance(values, list | tuple) and values):
+                continue
+            try:
+                given = Range.model_validate(values)
+                if given.low < given.high and (given.low > 0 or not given.log):
+                    continue
+            except ValidationError:
+                pass
+            quotes = "" if "." in name else ", and the setting in quotes"
+            expected = f"a list of values, or low < high (0 < low with log){quotes}"
+            raise ValueError(f'"{name}": expected {expected}; received {values}')
+        return space

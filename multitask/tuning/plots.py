@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from multitask.settings import Range
 from multitask.style import FAINT, INK, RIGHT, SERIES, STYLE
@@ -85,6 +85,8 @@ def plot_pareto(found: pd.DataFrame, figure_name: str) -> Figure:
             )
         axes.margins(0.18)
         axes.set_xscale("log")
+        for scale in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+            scale(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.set_title("Backbones: green are those that none beats in quality, latency and size at once")
         axes.set_xlabel("median milliseconds for one photo, from pixels to scores, on this machine")
         axes.set_ylabel(figure_name)

@@ -16,6 +16,8 @@ from multitask.tuning.plots import plot_search, plot_space
 from multitask.tuning.space import chosen_by, judged_by, less_is_better
 from multitask.tuning.study import finished, open_study
 
+# With fewer complete trials, what seems important is chance.
+ENOUGH = 10
 # Of a trial, beside its parameters.
 COLUMNS = ("number", "state", "value", "epochs", "seconds", "reason")
 
@@ -101,12 +103,14 @@ def _comment(folder: Path, config: Config, trials: pd.DataFrame, best: Any) -> s
 
 
 def _importances(study: Any) -> dict[str, float]:
-    """Return what share of the variance each setting explains, by fANOVA; nothing where the trials are too few.
+    """Return what share of the variance each setting explains, by fANOVA; nothing where complete trials are too few.
 
     Hutter et al. 2014, https://proceedings.mlr.press/v32/hutter14.html.
     """
     from optuna.importance import get_param_importances
 
+    if sum(trial.state.name == "COMPLETE" for trial in study.get_trials(deepcopy=False)) < ENOUGH:
+        return {}
     try:
         return dict(get_param_importances(study))
     except (RuntimeError, ValueError):

@@ -36,10 +36,23 @@ def test_a_wrong_name_or_value_is_an_error_before_any_trial(space: dict[str, obj
     assert words in str(caught.value)
 
 
-def test_a_range_that_is_none_is_named_when_the_file_is_read(tmp_path: Path) -> None:
-    (tmp_path / "c.toml").write_text('[search.space]\n"fit.learning_rate" = { low = 0.0, high = 1.0, log = true }\n')
-    with pytest.raises(ConfigError, match="low > 0 with log"):
+@pytest.mark.parametrize(
+    "line",
+    [
+        '"fit.learning_rate" = { low = 0.0, high = 1.0, log = true }',
+        '"fit.learning_rate" = { low = 1, high = 0.1 }',
+        '"fit.learning_rate" = { low = 0.1, hig = 0.2 }',
+        '"fit.learning_rate" = 3',
+        '"fit.learning_rate" = []',
+        "fit.learning_rate = { low = 0.1, high = 0.2 }",
+    ],
+)
+def test_a_range_that_is_none_is_one_line_when_the_file_is_read(line: str, tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text(f"[search.space]\n{line}\n")
+    with pytest.raises(ConfigError, match="expected a list of values, or low < high") as caught:
         load_config(tmp_path / "c.toml")
+    assert "\n" not in str(caught.value)
+    assert ("in quotes" in str(caught.value)) == (not line.startswith('"'))
 
 
 @pytest.mark.parametrize(
