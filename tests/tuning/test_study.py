@@ -121,6 +121,7 @@ def _finished(folder: Path, name: str) -> int:
         return 0  # the database is being made
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_trials_of_one_study(folder: Path) -> None:
     done(tune(folder, "--name", "shared", "--jobs", 2, "--trials", 6))
     assert [trial.state.is_finished() for trial in study(folder, "shared").trials] == [True] * 6
@@ -135,6 +136,7 @@ def test_a_study_goes_on_with_the_settings_and_data_it_began_with_alone(folder: 
     assert len(study(folder, "own").trials) == 1
 
 
+@pytest.mark.slow
 def test_every_backbone_is_tried_first_and_measured(folder: Path) -> None:
     text = (folder / "c.toml").read_text().replace("[search]", "[search.space]").replace("trials = 4", "")
     text += '"model.backbone" = ["small_cnn", "mobilenetv2"]\n"model.pooling" = ["avg", "max"]\n'

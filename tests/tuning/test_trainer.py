@@ -48,7 +48,7 @@ def test_trials_one_after_the_other_have_the_history_of_trainings(
     "settings",
     [
         # Where all is trained, the last digits of bfloat16 grow from step to step.
-        {"freeze": "none", "precision": "float32"},
+        pytest.param({"freeze": "none", "precision": "float32"}, marks=pytest.mark.slow),
         {"dropout": 0.0},
         {"balance": "downsample"},
     ],
