@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
-from multitask.settings import AugmentConfig, DataConfig, FitConfig, GateConfig, ModelConfig
+from multitask.settings import AugmentConfig, DataConfig, FitConfig, GateConfig, ModelConfig, SearchConfig
 from multitask.spec import LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 
@@ -35,6 +35,7 @@ class Config(Frozen):
     """How pictures are changed while they train, one [[augment]] table each."""
     fit: FitConfig = FitConfig()
     gate: GateConfig = GateConfig()
+    search: SearchConfig = SearchConfig()
 
     @model_validator(mode="after")
     def _floors_are_of_tasks(self) -> Config:

@@ -12,6 +12,7 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    ValidationError,
     field_validator,
     model_validator,
 )
@@ -219,3 +220,61 @@ class GateConfig(Frozen):
     """Largest SavedModel in megabytes."""
     max_latency_ms: PositiveFloat = 5000.0
     """Longest median time for one photo, on the machine that publishes."""
+
+
+class Range(Frozen):
+    """The values between two numbers, both among them."""
+
+    low: float
+    high: float
+    log: bool = False
+    """Draw the logarithm evenly, for what spans powers of ten."""
+
+
+Choices = Annotated[tuple[Any, ...], Field(min_length=1)]
+
+
+def _usual_space() -> dict[str, Range | Choices]:
+    return {
+        "fit.learning_rate": Range(low=1e-5, high=1e-2, log=True),
+        "fit.batch_size": (32, 64, 128),
+        "model.dropout": Range(low=0.0, high=0.6),
+    }
+
+
+class SearchConfig(Frozen):
+    """What `multitask.tune` tries, and by what it judges."""
+
+    trials: PositiveInt = 50
+    """Trials of a study, those of earlier starts counted."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """tpe: where earlier trials were good (https://doi.org/10.5555/2986459.2986743). random: anywhere."""
+    objective: tuple[str, ...] = ("val_score",)
+    """Figures of history.csv, on the validation split; of several the mean. One may stand without brackets."""
+    prune: bool = True
+    """Stop a trial that is below the median of the others at the same epoch."""
+    space: Annotated[dict[str, Range | Choices], tyro.conf.Suppress] = Field(default_factory=_usual_space, min_length=1)
+    """What is tried, by the name of a setting: { low = 1e-5, high = 1e-2, log = true }, or a list of values."""
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _accept_a_single_figure(cls, figures: object) -> object:
+        return (figures,) if isinstance(figures, str) else figures
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _has_ranges_and_choices(cls, space: object) -> object:
+        """Say in one line what two kinds of value would each say in several."""
+        for name, values in space.items() if isinstance(space, dict) else ():
+            if isinstance(values, Range) or (isinstance(values, list | tuple) and values):
+                continue
+            try:
+                given = Range.model_validate(values)
+                if given.low < given.high and (given.low > 0 or not given.log):
+                    continue
+            except ValidationError:
+                pass
+            quotes = "" if "." in name else ", and the setting in quotes"
+            expected = f"a list of values, or low < high (0 < low with log){quotes}"
+            raise ValueError(f'"{name}": expected {expected}; received {values}')
+        return space

@@ -35,7 +35,7 @@ def test_every_command_names_a_door_that_exists_and_flags_that_it_has(document: 
     for module, flags in re.findall(r"python -m multitask\.(\w+)([^`\n]*)", document.read_text(encoding="utf-8")):
         assert (ROOT / "multitask" / f"{module}.py").exists(), module
         source = (ROOT / "multitask" / f"{module}.py").read_text(encoding="utf-8")
-        has_settings = module in ("train", "explore")
+        has_settings = module in ("train", "tune", "explore")
         settings = (ROOT / "multitask/settings.py").read_text(encoding="utf-8") if has_settings else ""
         for flag in re.findall(r"--([a-z-]+)", flags.split("#")[0]):
             name = flag.replace("-", "_")

@@ -19,9 +19,10 @@ from multitask.network.losses import TaskLoss, known_shares
 from multitask.network.weights import all_layers
 from multitask.progress import Progress
 from multitask.runs import RunFolder
-from multitask.spec import Task
+from multitask.spec import ModelSpec, Task
 from multitask.storage import replacing
 from multitask.training.checkpoints import History, save_checkpoint
+from multitask.training.dataset import Labels
 from multitask.training.preparation import Prepared
 from multitask.training.results import score_rows
 from multitask.training.schedule import Plan, plan_next_epoch
@@ -67,6 +68,21 @@ def balanced(tasks: Sequence[Task], history: History, balance: str) -> dict[str,
         return {task.name: 1.0 for task in tasks}
     weights = np.array([1 / max(history[-1][f"{task.name}_loss"], _LEAST_LOSS) for task in tasks])
     return dict(zip([task.name for task in tasks], (weights / weights.mean()).tolist(), strict=True))
+
+
+def validation_figures(
+    spec: ModelSpec, losses: Mapping[str, TaskLoss], labels: Labels, logits: Labels, scores: Labels
+) -> dict[str, float]:
+    """Return losses and scores of the validation rows; an undefined score is replaced by minus the loss."""
+    found = {
+        f"{task.name}_loss": float(np.mean(losses[task.name].call(labels[task.name], logits[task.name])))
+        for task in spec.tasks
+    }
+    found["loss"] = sum(found[f"{task.name}_loss"] * task.loss_weight for task in spec.tasks)
+    found |= validation_score(spec, labels, scores)
+    if not math.isfinite(found["score"]):
+        found["score"] = -found["loss"]
+    return found
 
 
 class EpochKeeper(keras.callbacks.Callback):
@@ -147,19 +163,12 @@ class EpochKeeper(keras.callbacks.Callback):
         return found | {name: part / max(whole, _LEAST_LOSS) for name, part in shares.items()}
 
     def _validate(self) -> dict[str, float]:
-        """Return losses and scores on the validation split; an undefined score is replaced by minus the loss."""
+        """Return losses and scores on the validation split; say so once where the score is undefined."""
         logits, scores = score_rows(self.prepared, self.rows)
-        found = {}
-        for task in self.prepared.spec.tasks:
-            losses = self.losses[task.name].call(self.labels[task.name], logits[task.name])
-            found[f"{task.name}_loss"] = float(np.mean(losses))
-        found["loss"] = sum(found[f"{task.name}_loss"] * task.loss_weight for task in self.prepared.spec.tasks)
-        found |= validation_score(self.prepared.spec, self.labels, scores)
-        if not math.isfinite(found["score"]):
-            if not self.history:
-                self.progress.say(
-                    "the validation score is undefined, since the validation rows lack the labels it needs: "
-                    "minus the validation loss stands for it and chooses the best epoch"
-                )
-            found["score"] = -found["loss"]
+        found = validation_figures(self.prepared.spec, self.losses, self.labels, logits, scores)
+        if found["score"] == -found["loss"] and not self.history:
+            self.progress.say(
+                "the validation score is undefined, since the validation rows lack the labels it needs: "
+                "minus the validation loss stands for it and chooses the best epoch"
+            )
         return found

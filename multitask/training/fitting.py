@@ -108,7 +108,7 @@ def train(
             HEADS[task.kind].settle(task, prepared.network.whole.get_layer(task.name), constants[task.name])
         losses = task_losses(prepared, rows, constants)
         model.compile(
-            optimizer=_optimizer(prepared.precision, fit),
+            optimizer=make_optimizer(prepared.precision, fit),
             loss=losses,
             loss_weights={task.name: task.loss_weight for task in prepared.spec.tasks},
             metrics={task.name: [TaskFigure(task.kind, constants[task.name])] for task in prepared.spec.tasks},
@@ -161,7 +161,7 @@ def downsample(
     return rows[np.sort(shuffled[(rank < keep) | (classes[shuffled] < 0)])]
 
 
-def _optimizer(precision: str, fit: FitConfig) -> Any:
+def make_optimizer(precision: str, fit: FitConfig) -> Any:
     """Return the optimizer; in float16, whose least number is 6e-8, with a loss scaled so that gradients do not vanish.
 
     https://arxiv.org/abs/1710.03740, section 3.2. Weight decay is decoupled, https://arxiv.org/abs/1711.05101, and

@@ -1,0 +1,292 @@
+"""A study: trials one after the other or side by side, each remembered when it ends, gone on with after a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multitask.config import Config
+from multitask.errors import ConfigError, MultitaskError, RunError, install
+from multitask.progress import Progress, muted_stderr
+from multitask.settings import Range
+from multitask.storage import locked
+from multitask.training.schedule import plan_next_epoch
+from multitask.tuning.space import as_word, check_search, less_is_better, suggest, with_settings
+
+STUDIES = Path("model_training/studies")
+
+# Below the median of so many trials, from so many epochs on, a trial has no prospect.
+PRUNE_AFTER_TRIALS, PRUNE_AFTER_EPOCHS = 5, 2
+
+
+def search(config: Config, name: str | None, jobs: int, progress: Progress, root: Path = STUDIES) -> Path:
+    """Begin a study, or go on with the one of that name, until it has as many trials as configured.
+
+    Args:
+        config: all settings; `config.search` says what to try.
+        name: of the study; by default the time.
+        jobs: processes that share the trials.
+        progress: where to report.
+        root: folder of all studies.
+
+    Returns:
+        Folder of the study.
+
+    Raises:
+        ConfigError: the search is not possible as configured, or optuna is not installed.
+        RunError: the study of that name is one of other settings or data, or is in use.
+    """
+    check_search(config)
+    name = name or datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
+        raise RunError(f'"{name}" cannot be the name of a study', expected="letters, digits, - and _")
+    _optuna()
+    folder = root / name
+    with locked(folder, patience_s=1.0):
+        study = open_study(folder, config)
+        _tidy_after_a_kill(study)
+        count = config.search.trials - len(finished(study))
+        progress.say(f"study: {folder}, {max(count, 0)} of {config.search.trials} trials to do")
+        try:
+            if count > 0:
+                (_work_together if jobs > 1 else _work_alone)(folder, config, count, jobs, progress)
+        except MultitaskError:
+            # Without a trial there is nothing to go on with: what is wrong is outside the study.
+            if not finished(study):
+                shutil.rmtree(folder)
+            raise
+    return folder
+
+
+def open_study(folder: Path, config: Config | None = None) -> Any:
+    """Return the Optuna study in a folder; with a configuration begin it there, or check that it is of the same.
+
+    Raises:
+        RunError: it was begun with other settings.
+    """
+    optuna = _optuna()
+    storage = optuna.storages.RDBStorage(
+        f"sqlite:///{folder / 'study.db'}",
+        # Writers wait for each other.
+        engine_kwargs={"connect_args": {"timeout": 60}},
+    )
+    if config is None:
+        return optuna.load_study(study_name=folder.name, storage=storage)
+    direction = "minimize" if less_is_better(config) else "maximize"
+    study = optuna.create_study(
+        study_name=folder.name, storage=storage, direction=direction, load_if_exists=True, **_strategy(config, 0)
+    )
+    settings = config.model_copy(update={"search": config.search.model_copy(update={"trials": 1})})
+    # A digest, since an address of a database may hold a password.
+    digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
+    known = study.user_attrs.get("settings")
+    if known is None:
+        _begin_with_every_backbone(study, config)
+        study.set_user_attr("settings", digest)
+    elif known != digest:
+        raise RunError(
+            "this study was begun with other settings", where=str(folder), fix="Choose another --name for a new study."
+        )
+    return study
+
+
+def finished(study: Any) -> list[Any]:
+    """Return the trials that count: complete, pruned, or failed for a reason of their own."""
+    return [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state.name in ("COMPLETE", "PRUNED") or (trial.state.name == "FAIL" and "reason" in trial.user_attrs)
+    ]
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise ConfigError("optuna is not installed", fix=f"Install it: {install('optuna>=5,<6')}") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _strategy(config: Config, begun: int) -> dict[str, Any]:
+    """Return sampler and pruner; a study that is gone on with must not draw again what it drew first."""
+    optuna = _optuna()
+    seed = int(np.random.SeedSequence([config.fit.seed, begun]).generate_state(1)[0])
+    samplers = {
+        "tpe": lambda: optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+        "random": lambda: optuna.samplers.RandomSampler(seed=seed),
+    }
+    median = optuna.pruners.MedianPruner(PRUNE_AFTER_TRIALS, PRUNE_AFTER_EPOCHS)
+    pruner = median if config.search.prune else optuna.pruners.NopPruner()
+    return {"sampler": samplers[config.search.sampler](), "pruner": pruner}
+
+
+def _begin_with_every_backbone(study: Any, config: Config) -> None:
+    """Try every backbone of the space once before the sampler may prefer some."""
+    backbones = config.search.space.get("model.backbone", ())
+    for backbone in () if isinstance(backbones, Range) else backbones:
+        study.enqueue_trial({"model.backbone": as_word(backbone)})
+
+
+def _tidy_after_a_kill(study: Any) -> None:
+    """Mark what was running as failed, and let its parameters be tried again, once."""
+    optuna = _optuna()
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+        if trial.params and "again" not in trial.user_attrs:
+            study.enqueue_trial(trial.params, user_attrs={"again": True})
+
+
+def _work_alone(folder: Path, config: Config, count: int, jobs: int, progress: Progress) -> None:
+    tickets = iter(range(count))
+    _work(folder, config, lambda: next(tickets, None) is not None, contextlib.nullcontext(), 0, progress)
+
+
+def _work_together(folder: Path, config: Config, count: int, jobs: int, progress: Progress) -> None:
+    context = multiprocessing.get_context("spawn")
+    tickets, one_at_a_time = context.Semaphore(count), context.Lock()
+    workers = [
+        context.Process(target=_job, args=(folder, config, tickets, one_at_a_time, number, jobs, progress), daemon=True)
+        for number in range(min(jobs, count))
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        alive, ended = list(workers), 0
+        while alive and not ended:
+            multiprocessing.connection.wait([worker.sentinel for worker in alive])
+            ended = next((worker.exitcode for worker in alive if worker.exitcode), 0)
+            alive = [worker for worker in alive if worker.exitcode is None]
+        if ended:
+            raise RunError(
+                f"a process of the search ended with code {ended}",
+                where=str(folder),
+                fix="The same command goes on with the study; fewer --jobs need less memory.",
+            )
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()
+
+
+def _job(
+    folder: Path, config: Config, tickets: Any, one_at_a_time: Any, number: int, jobs: int, progress: Progress
+) -> None:
+    """Work in a process of its own, on its share of the processors."""
+    share = str(max(1, (os.cpu_count() or 1) // jobs))
+    os.environ |= {"TF_NUM_INTRAOP_THREADS": share, "OMP_NUM_THREADS": share}
+    try:
+        _work(folder, config, lambda: tickets.acquire(block=False), one_at_a_time, number, progress)
+    except MultitaskError as error:
+        progress.say(f"error: {error}")
+        raise SystemExit(error.exit_code) from None
+
+
+def _work(
+    folder: Path,
+    config: Config,
+    take: Callable[[], bool],
+    one_at_a_time: contextlib.AbstractContextManager[Any],
+    number: int,
+    progress: Progress,
+) -> None:
+    """Do trials as long as there are some to take."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    with muted_stderr():
+        from multitask.tuning.trainer import Trainers, on_one_device
+
+        on_one_device(number)
+    study = open_study(folder)
+    for name, value in _strategy(config, 1000 * number + len(study.get_trials(deepcopy=False))).items():
+        setattr(study, name, value)
+    with Trainers(progress) as trainers:
+        while take():
+            _leave_with_the_parent()
+            _try(study, config, trainers, one_at_a_time, progress)
+
+
+def _try(study: Any, config: Config, trainers: Any, one_at_a_time: Any, progress: Progress) -> None:
+    """Do one trial and remember how it ended."""
+    states = _optuna().trial.TrialState
+    trial, started = study.ask(), time.monotonic()
+    chosen = with_settings(config, suggest(trial, config))
+    judge = _Judge(trial, config)
+    facts: dict[str, Any] = {}
+    value = None
+    try:
+        with one_at_a_time:
+            trainer = trainers.trainer(chosen)
+            _same_data(study, trainer.prepared.data_hash())
+        started = time.monotonic()
+        history = trainer.train(chosen, judge.on_epoch)
+        state = states.PRUNED if judge.hopeless else states.COMPLETE
+        if "val_score" not in history[-1]:
+            state, facts["reason"] = states.PRUNED, f"the loss is {history[-1]['loss']} in epoch {len(history)}"
+        if state == states.COMPLETE:
+            best = history[plan_next_epoch([row["val_score"] for row in history], chosen.fit).best_epoch]
+            value, facts["figures"] = judge.value(best), best
+        facts["epochs"] = len(history)
+    except ConfigError as error:
+        # Settings that do not go together, such as a layer that another backbone has, are no end of the search.
+        if not any(trial.state == states.COMPLETE for trial in study.get_trials(deepcopy=False)):
+            study.tell(trial, state=states.FAIL)
+            raise
+        state, facts["reason"] = states.FAIL, str(error)
+    for name, fact in {**facts, "seconds": round(time.monotonic() - started, 3)}.items():
+        trial.set_user_attr(name, fact)
+    study.tell(trial, value, state=None if state == states.COMPLETE else state)
+    shown = f"{value:.4f}" if value is not None else facts.get("reason", state.name.lower())
+    settings = "  ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in trial.params.items()
+    )
+    progress.say(f"trial {trial.number}: {shown}  {settings}  {facts.get('epochs', 0)} epochs")
+
+
+class _Judge:
+    """What a trial is worth, epoch by epoch."""
+
+    def __init__(self, trial: Any, config: Config) -> None:
+        self.trial, self.figures, self.prune = trial, config.search.objective, config.search.prune
+        self.hopeless = False
+
+    def value(self, row: dict[str, float]) -> float:
+        return float(np.mean([row[figure] for figure in self.figures]))
+
+    def on_epoch(self, epoch: int, row: dict[str, float]) -> bool:
+        """Report an epoch; return whether to go on."""
+        _leave_with_the_parent()
+        if self.prune and np.isfinite(self.value(row)):
+            self.trial.report(self.value(row), epoch)
+            self.hopeless = self.trial.should_prune()
+        return not self.hopeless
+
+
+def _leave_with_the_parent() -> None:
+    """End this process if that which started it was killed: the study is somebody else's from then on."""
+    parent = multiprocessing.parent_process()
+    if parent is not None and not parent.is_alive():
+        os._exit(1)
+
+
+def _same_data(study: Any, digest: str) -> None:
+    known = study.user_attrs.get("data")
+    if known is None:
+        study.set_user_attr("data", digest)
+    elif known != digest:
+        raise RunError(
+            "labels, images or splits are not those this study began with",
+            where=study.study_name,
+            fix="Choose another --name for a new study.",
+        )
