@@ -23,6 +23,7 @@ from multitask.training.fitting import fit, resume
 
 pytestmark = pytest.mark.tensor
 
+SLOW = pytest.mark.slow
 ALL = tuple(AugmentConfig(op=op) for op in AUGMENTATIONS)
 
 
@@ -164,7 +165,7 @@ def weights(run: object) -> list[np.ndarray]:
     return keras.saving.load_model(run.folder / "model.keras").get_weights()
 
 
-@pytest.mark.parametrize("freeze", ["none", "all", "block2_pool"])
+@pytest.mark.parametrize("freeze", ["none", pytest.param("all", marks=SLOW), pytest.param("block2_pool", marks=SLOW)])
 def test_a_resume_with_augmentation_equals_the_uninterrupted_training(
     make_config: Callable[..., Config], tmp_path: Path, freeze: str
 ) -> None:

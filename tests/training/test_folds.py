@@ -96,7 +96,7 @@ class _Interrupting(Quiet):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("at", ["fold 2 of 3: epoch 1/", "fold 3 of 3: plots"])
+@pytest.mark.parametrize("at", ["fold 2 of 3: epoch 1/", pytest.param("fold 3 of 3: plots", marks=pytest.mark.slow)])
 def test_a_killed_cross_validation_goes_on_exactly(
     crossed: Run, make_config: Callable[..., Config], tmp_path: Path, at: str
 ) -> None:

@@ -68,6 +68,7 @@ def study(folder: Path, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{database}")
 
 
+@pytest.mark.slow
 def test_the_best_recipe_trains_to_the_figure_of_its_trial(folder: Path) -> None:
     from multitask.training.fitting import fit
 
@@ -87,6 +88,7 @@ def test_the_best_recipe_trains_to_the_figure_of_its_trial(folder: Path) -> None
     np.testing.assert_allclose(history["val_score"].max(), trials["value"].max(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_killed_search_goes_on_without_losing_or_repeating_a_trial(folder: Path) -> None:
     process = tune(folder, "--name", "killed", "--trials", 60, "--epochs", 6)
     database = folder / "model_training/studies/killed/study.db"
