@@ -243,10 +243,11 @@ print(run.folder.read_json("metrics.json")["category"]["rows"])
 @pytest.mark.slow
 def test_batch_normalisation_learns_from_scratch(make_config: Callable[..., Config], tmp_path: Path) -> None:
     small = {"backbone": "mobilenet", "backbone_options": {"alpha": 0.25}, "pooling": "avg"}
-    run = fit(make_config(**small, freeze="none", epochs=3, precision="float32"), root=tmp_path)
+    run = fit(make_config(**small, freeze="none", epochs=8, precision="float32"), root=tmp_path)
     losses = pd.read_csv(run.folder / "history.csv")["loss"]
     assert losses.iloc[0] < 6
-    assert losses.iloc[-1] < losses.iloc[0]
+    # So few pictures teach little in an epoch, and the first ones go up and down.
+    assert losses.min() < 0.95 * losses.iloc[0]
 
 
 @pytest.mark.parametrize(("factor", "words"), [(0.0, "are the same for all of"), (1e30, "are not finite")])
