@@ -151,9 +151,9 @@ class AugmentConfig(Frozen):
         return self
 
     @property
-    def has_none(self) -> bool:
-        """Has the operation no strength?"""
-        return AUGMENTATIONS[self.op] is None
+    def has_strength(self) -> bool:
+        """Can the operation be more or less?"""
+        return AUGMENTATIONS[self.op] is not None
 
     @property
     def amount(self) -> float:
@@ -242,6 +242,14 @@ def _usual_space() -> dict[str, Range | Choices]:
     }
 
 
+def _is_range(values: object) -> bool:
+    try:
+        given = Range.model_validate(values)
+    except ValidationError:
+        return False
+    return given.low < given.high and (given.low > 0 or not given.log)
+
+
 class SearchConfig(Frozen):
     """What `multitask.tune` tries, and by what it judges."""
 
@@ -266,14 +274,8 @@ class SearchConfig(Frozen):
     def _has_ranges_and_choices(cls, space: object) -> object:
         """Say in one line what two kinds of value would each say in several."""
         for name, values in space.items() if isinstance(space, dict) else ():
-            if isinstance(values, Range) or (isinstance(values, list | tuple) and values):
+            if isinstance(values, Range) or (isinstance(values, list | tuple) and values) or _is_range(values):
                 continue
-            try:
-                given = Range.model_validate(values)
-                if given.low < given.high and (given.low > 0 or not given.log):
-                    continue
-            except ValidationError:
-                pass
             quotes = "" if "." in name else ", and the setting in quotes"
             expected = f"a list of values, or low < high (0 < low with log){quotes}"
             raise ValueError(f'"{name}": expected {expected}; received {values}')

@@ -74,7 +74,7 @@ def _changed(photos: NDArray[np.uint8], operations: Sequence[AugmentConfig], num
 
 
 def _amount(operation: AugmentConfig) -> str:
-    strength = "" if operation.has_none else f"{operation.amount:g}, "
+    strength = f"{operation.amount:g}, " if operation.has_strength else ""
     return f"{strength}{operation.probability:.0%}"
 
 
