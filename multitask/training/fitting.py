@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +50,17 @@ def fit(config: Config, name: str | None = None, progress: Progress = Quiet(), r
     """
     folder = start_run(config, name, root)
     progress.say(f"run: {folder.directory}")
-    try:
+    with leaving_no_stub(folder):
         return _fit(config, folder, progress)
+
+
+@contextlib.contextmanager
+def leaving_no_stub(folder: RunFolder) -> Iterator[None]:
+    """Delete a new run that fails before its first epoch; what is wrong then lies outside it."""
+    try:
+        yield
     except (ConfigError, TableError, ArchiveError):
-        # Before the first epoch there is nothing to go on with: what is wrong is outside the run.
-        if not folder.last_checkpoint.is_file():
+        if not any(folder.directory.rglob(folder.last_checkpoint.name)):
             shutil.rmtree(folder.directory)
         raise
 

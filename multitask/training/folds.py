@@ -80,7 +80,8 @@ def fit_folds(
     folder = start_run(config, name, root)
     folder.write_json(FOLDS, {"folds": count})
     progress.say(f"run: {folder.directory}")
-    return _fit_folds(config, count, folder, progress)
+    with fitting.leaving_no_stub(folder):
+        return _fit_folds(config, count, folder, progress)
 
 
 def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
