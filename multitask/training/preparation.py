@@ -31,6 +31,7 @@ from multitask.network.model import Network, build_network
 from multitask.progress import Progress
 from multitask.settings import AugmentConfig
 from multitask.spec import ModelSpec
+from multitask.training.dataset import read_images
 from multitask.training.features import change_by_name, compute_features, store_key, view_names
 from multitask.training.stores import FeatureStore, make_room
 
@@ -188,14 +189,14 @@ def _with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepa
 
 
 def _seconds_per_image(prepared: Prepared) -> float:
-    """Measure how long an image takes on its way through the frozen side, without reading it."""
-    image = prepared.spec.image
-    batch = np.zeros((FEATURE_BATCH, image.height, image.width, 3), np.uint8)
+    """Measure how long an image takes from its archive through the frozen side."""
+    image, ids = prepared.spec.image, list(prepared.table.ids[prepared.rows("train")][:FEATURE_BATCH])
     forward = tf.function(lambda images: prepared.network.frozen(images, training=False))
-    forward(batch)
+    forward(np.zeros((len(ids), image.height, image.width, 3), np.uint8))
     started = time.monotonic()
-    forward(batch)
-    return (time.monotonic() - started) / FEATURE_BATCH
+    for _, batch in read_images(ids, prepared.archive, image, FEATURE_BATCH):
+        forward(batch)
+    return (time.monotonic() - started) / len(ids)
 
 
 def _make_room(config: Config, store: FeatureStore, images: int, progress: Progress) -> None:
