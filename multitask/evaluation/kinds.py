@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from multitask.evaluation.calibration import Calibration
 from multitask.evaluation.metrics import Figures, Labels
 from multitask.evaluation.multiclass import Multiclass
 from multitask.evaluation.multilabel import Multilabel
@@ -34,6 +35,9 @@ class Evaluator(Protocol):
 
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
         """Return the task with what is chosen on the validation rows."""
+
+    def calibrate(self, task: Task, labels: Labels, logits: Labels) -> Calibration | None:
+        """Return what makes the scores of rows that did not train mean what they say; None for numbers."""
 
     def confusion(self, task: Task, labels: Labels, scores: Labels) -> NDArray[np.int64] | None:
         """Return counts by true (rows) and predicted class (columns), if the kind has such."""

@@ -46,6 +46,9 @@ class Regression:
         """Return the task; a number needs no threshold."""
         return task
 
+    def calibrate(self, task: Task, labels: Labels, logits: Labels) -> None:
+        """Return nothing: a number is no score."""
+
     def confusion(self, task: Task, labels: Labels, scores: Labels) -> None:
         """Return nothing: there are no classes."""
 

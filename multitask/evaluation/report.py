@@ -32,7 +32,7 @@ TEMPLATE = """<!doctype html>
 <th class="number">baseline</th><th></th></tr>
 {% for name, m in evaluation.shown(task).items() %}<tr><td>{{ name.replace("_", " ") }}</td>
 <td class="number"><b>{{ "%.3f" % m.value }}</b></td>
-<td class="number">{{ "%.3f" % m.low }} to {{ "%.3f" % m.high }}</td><td class="number">{{ "%.3f" % m.baseline }}</td>
+<td class="number">{{ "%.3f" % m.low }} to {{ "%.3f" % m.high }}</td><td class="number">{{ m.baseline_text }}</td>
 <td>{% if m.higher_is_better %}<div class="track"><i class="fill" style="width:{{ percent(m.value) }}"></i>
 <i class="range" style="left:{{ percent(m.low) }};width:{{ percent(m.high - m.low) }}"></i>
 <i class="mark" style="left:{{ percent(m.baseline) }}"></i></div>{% endif %}</td></tr>
@@ -145,6 +145,7 @@ def _sections(names: Sequence[str]) -> list[tuple[str, list[str]]]:
         "Confusion": ("_confusion",),
         "Numbers": ("_scatter",),
         "Thresholds": ("_precision_recall", "_roc"),
+        "Calibration": ("_reliability",),
         "Network": ("architecture",),
     }
     return [(heading, [name for name in names if name.endswith(ends)]) for heading, ends in headings.items()]

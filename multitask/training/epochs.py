@@ -24,8 +24,8 @@ from multitask.storage import replacing
 from multitask.training.checkpoints import History, save_checkpoint
 from multitask.training.dataset import Labels
 from multitask.training.preparation import Prepared
-from multitask.training.results import score_rows
 from multitask.training.schedule import Plan, plan_next_epoch
+from multitask.training.scoring import score_rows
 
 # Of the focal loss, the value its authors found best.
 FOCAL_GAMMA = 2.0

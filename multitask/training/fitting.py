@@ -30,6 +30,7 @@ from multitask.training.dataset import distributed, training_batches
 from multitask.training.epochs import EpochKeeper, task_losses
 from multitask.training.preparation import Prepared, prepare
 from multitask.training.results import write_results
+from multitask.training.scoring import calibrate, score_split
 from multitask.training.standardisation import standardise
 
 # Longest gradient of SGD, whose steps are as long as gradients are, unlike Adam's: the first would throw a network
@@ -84,7 +85,8 @@ def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:
         same_data_as_before(folder, prepared)
         constants = label_constants(prepared, config.fit.balance, progress)
         history = train(prepared, config, constants, folder, progress, trackers.epoch)
-        spec = write_results(prepared, config, constants, history, folder, progress, started)
+        held = calibrate(prepared, score_split(prepared, "validation"), progress)
+        spec = write_results(prepared, config, constants, history, folder, progress, started, held)
     point_latest(folder)
     run = Run(folder, config, spec)
     trackers.finish(run)

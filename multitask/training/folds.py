@@ -32,7 +32,8 @@ from multitask.storage import replacing
 from multitask.training import fitting
 from multitask.training.checkpoints import History
 from multitask.training.preparation import Prepared, prepare
-from multitask.training.results import Held, score_frame, score_split, write_results
+from multitask.training.results import write_results
+from multitask.training.scoring import Arrays, Held, calibrate, score_frame, score_split
 
 # Marks a run of folds, and says how many.
 FOLDS = "folds.json"
@@ -128,7 +129,7 @@ def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress
             progress.say(f"fold {number + 1} of {count}")
             members.append(_fit_fold(dataclasses.replace(prepared, parts=parts), config, number, folder, progress))
         whole, constants = _together(prepared, members, config)
-        held = _out_of_fold(members)
+        held = calibrate(whole, _out_of_fold(members), progress)
         history = pd.concat([pd.DataFrame(member.history).assign(fold=at) for at, member in enumerate(members, 1)])
         with replacing(folder / "folds.parquet") as path:
             history.to_parquet(path, index=False)
@@ -187,13 +188,15 @@ def _together(prepared: Prepared, members: Sequence[Member], config: Config) -> 
 
 
 def _out_of_fold(members: Sequence[Member]) -> Held:
-    """Return every row that does not test with the scores of the network that did not train on it."""
+    """Return every row that does not test with what the network gives that did not train on it."""
     rows = np.concatenate([member.held.rows for member in members])
     order = np.argsort(rows)
-    scores = {
-        name: np.concatenate([member.held.scores[name] for member in members])[order] for name in members[0].held.scores
-    }
-    return Held(rows[order], scores)
+
+    def together(parts: Sequence[Arrays]) -> Arrays:
+        return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+    held = [member.held for member in members]
+    return Held(rows[order], together([part.logits for part in held]), together([part.scores for part in held]))
 
 
 def _mean(history: pd.DataFrame) -> list[dict[str, Any]]:

@@ -25,8 +25,8 @@ from multitask.training.dataset import inference_batches, training_batches
 from multitask.training.epochs import balanced, seed_dropout, task_losses, validation_figures
 from multitask.training.fitting import downsample, label_constants, make_optimizer
 from multitask.training.preparation import Prepared, prepare
-from multitask.training.results import SCORING_BATCH
 from multitask.training.schedule import plan_next_epoch
+from multitask.training.scoring import SCORING_BATCH
 from multitask.training.standardisation import standardise
 
 # Called with the number of an epoch, from 0, and its figures; False ends the trial.

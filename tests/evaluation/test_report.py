@@ -104,7 +104,7 @@ def test_plots_stand_one_epoch_one_row_and_thirty_classes(tmp_path: Path) -> Non
             spec, [np.zeros((8, 8, 3), np.uint8)], {"many": scores}, {"many": labels}
         ),
     }
-    assert len(save_plots(found, tmp_path)) == 5
+    assert len(save_plots(found, tmp_path)) == 6
 
 
 def test_the_report_is_one_file_that_needs_no_network_and_escapes_names(spec: ModelSpec, tmp_path: Path) -> None:

@@ -17,11 +17,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from scipy.special import logit
 
 from multitask.config import Config, TaskConfig, load_config
 from multitask.demo.sample import PATTERNS
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
 from multitask.evaluation.assessment import split_labels
+from multitask.evaluation.calibration import calibrate_classes, calibrate_tags
 from multitask.network import hardware, processor
 from multitask.progress import Quiet
 from multitask.runs import Run, RunFolder, find_run, open_run
@@ -143,12 +145,13 @@ def test_rows_of_one_sender_are_on_one_side_when_grouped(make_config: Callable[.
 
 
 def test_the_saved_model_is_that_of_the_best_epoch_with_thresholds_of_the_validation_split(trained: Run) -> None:
+    manifest = trained.folder.read_json("manifest.json")
+    temperature = manifest["calibration"]["tags"]["temperature"]
     with np.load(trained.folder.best_checkpoint) as best:
         head = keras.saving.load_model(trained.folder / "model.keras").get_layer("trainable").get_layer("tags_logits")
         stored = [best[name] for name in best.files if best[name].shape == tuple(head.kernel.shape)]
-    assert any(np.array_equal(value, head.kernel) for value in stored)
+    assert any(np.allclose(value, head.kernel * temperature, rtol=1e-5) for value in stored)
     history = pd.read_csv(trained.folder / "history.csv")
-    manifest = trained.folder.read_json("manifest.json")
     assert manifest["best_epoch"] == history.loc[history["val_score"].idxmax(), "epoch"]
     assert len(trained.spec.task("tags").thresholds) == 3
     assert trained.spec == ModelSpec.load(trained.folder / "spec.json")
@@ -166,6 +169,21 @@ def test_scores_of_the_rows_that_did_not_train_are_kept(trained: Run) -> None:
     is_test = (scores["split"] == "test").to_numpy()
     stated = trained.folder.read_json("metrics.json")[task.name]["metrics"]["accuracy"]["value"]
     assert right[is_test].mean() == pytest.approx(stated)
+
+
+def test_the_saved_model_is_calibrated_on_the_rows_that_did_not_train(trained: Run) -> None:
+    """Asking its kept scores for a calibration once more finds none to do; the order of the answers is as it was."""
+    splits, scores = (pd.read_parquet(trained.folder / f"{name}.parquet") for name in ("splits", "scores"))
+    splits, scores = (frame.query("split == 'validation'") for frame in (splits, scores))
+    category, tags = trained.spec.task("category"), trained.spec.task("tags")
+    classes = np.log(scores[list(category.score_columns)].to_numpy())
+    again = calibrate_classes(splits["category"].to_numpy(np.float32), classes)
+    assert again.temperature == pytest.approx(1.0, abs=0.01)
+    there = logit(scores[list(tags.score_columns)].to_numpy(np.float64))
+    again = calibrate_tags(splits[list(tags.label_columns)].to_numpy(np.float32), there)
+    assert again.temperature == pytest.approx(1.0, abs=0.01)
+    np.testing.assert_allclose(again.offsets, 0.0, atol=0.02)
+    assert trained.folder.read_json("manifest.json")["calibration"]["category"]["temperature"] != 1.0
 
 
 def test_features_are_standardised_by_the_training_split(trained: Run) -> None:
@@ -438,15 +456,17 @@ def test_weight_decay_spares_biases_and_normalisation(make_config: Callable[...,
     plain = fit(make_config(**still), "plain", root=tmp_path)
     decayed = fit(make_config(**still, weight_decay=3e4), "decayed", root=tmp_path)
     for name in (task.name for task in plain.spec.tasks):
-        (kernel, bias), (less, same) = (
-            keras.models.load_model(run.folder / "model.keras", compile=False)
-            .get_layer("trainable")
-            .get_layer(f"{name}_logits")
-            .get_weights()
-            for run in (plain, decayed)
-        )
+        (kernel, bias), (less, same) = (_uncalibrated(run, name) for run in (plain, decayed))
         assert np.abs(less).sum() < 0.95 * np.abs(kernel).sum()
         np.testing.assert_allclose(same, bias, atol=1e-4)
+
+
+def _uncalibrated(run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return kernel and bias of a head as they were trained."""
+    model = keras.models.load_model(run.folder / "model.keras", compile=False)
+    kernel, bias = model.get_layer("trainable").get_layer(f"{task}_logits").get_weights()
+    found = run.folder.read_json("manifest.json")["calibration"].get(task, {"temperature": 1.0, "offsets": 0.0})
+    return kernel * found["temperature"], (bias - found["offsets"]) * found["temperature"]
 
 
 def test_a_finished_run_is_not_trained_again(trained: Run) -> None:
