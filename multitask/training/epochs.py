@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from multitask.config import Config
 from multitask.errors import RunError
 from multitask.evaluation.tasks import validation_score
+from multitask.features.dataset import Labels
+from multitask.features.preparation import Prepared
 from multitask.network.losses import TaskLoss, known_shares
 from multitask.network.weights import all_layers
 from multitask.progress import Progress
@@ -22,8 +24,6 @@ from multitask.runs import RunFolder
 from multitask.spec import ModelSpec, Task
 from multitask.storage import replacing
 from multitask.training.checkpoints import History, save_checkpoint
-from multitask.training.dataset import Labels
-from multitask.training.preparation import Prepared
 from multitask.training.schedule import Plan, plan_next_epoch
 from multitask.training.scoring import score_rows
 

@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from multitask.config import Config, load_config
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
+from multitask.features.dataset import distributed, training_batches
+from multitask.features.preparation import Prepared, prepare
+from multitask.features.standardisation import standardise
 from multitask.integrations.trackers import open_trackers
 from multitask.network import hardware
 from multitask.network.heads import HEADS
@@ -26,18 +29,18 @@ from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_lates
 from multitask.settings import FitConfig
 from multitask.spec import ModelSpec
 from multitask.training.checkpoints import History, load_checkpoint
-from multitask.training.dataset import distributed, training_batches
 from multitask.training.epochs import EpochKeeper, task_losses
-from multitask.training.preparation import Prepared, prepare
 from multitask.training.results import write_results
 from multitask.training.scoring import calibrate, score_split
-from multitask.training.standardisation import standardise
 
 # Longest gradient of SGD, whose steps are as long as gradients are, unlike Adam's: the first would throw a network
 # off. https://arxiv.org/abs/1211.5063
 _CLIP = 1.0
 # Of AdamW, where none is named.
 _ADAMW_DECAY = 1e-4
+
+# Marks a run that is made of trained ones, and names them.
+MADE_OF = "made_of.json"
 
 
 def fit(config: Config, name: str | None = None, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
@@ -72,6 +75,12 @@ def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  
     if (folder / "metrics.json").is_file():
         progress.say(f"run: {folder.directory} is finished already")
         return open_run(str(folder.directory), root)
+    if (folder / MADE_OF).is_file():
+        raise RunError(
+            "this run was being made of others",
+            where=str(folder.directory),
+            fix="Delete it and make it again; that takes no training.",
+        )
     progress.say(f"run: going on with {folder.directory}")
     return _fit(load_config(folder.config_file), folder, progress)
 

@@ -22,6 +22,7 @@ from multitask.audit import splits
 from multitask.config import Config, load_config
 from multitask.errors import ConfigError
 from multitask.evaluation.plots import plot_folds
+from multitask.features.preparation import Prepared, prepare
 from multitask.integrations.trackers import open_trackers
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
@@ -31,7 +32,6 @@ from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_lates
 from multitask.storage import replacing
 from multitask.training import fitting
 from multitask.training.checkpoints import History
-from multitask.training.preparation import Prepared, prepare
 from multitask.training.results import write_results
 from multitask.training.scoring import Arrays, Held, calibrate, score_frame, score_split
 

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from multitask.audit import splits
 from multitask.audit.division import crossing, warn_of_crossing
 from multitask.config import Config
+from multitask.features.preparation import Prepared
 from multitask.network import hardware
 from multitask.privacy import hide_secrets
 from multitask.training.checkpoints import History
-from multitask.training.preparation import Prepared
 
 
 def manifest_of(

@@ -20,6 +20,7 @@ from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, label_
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
 from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
+from multitask.features.preparation import Prepared
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
 from multitask.network.weights import set_weights
@@ -31,7 +32,6 @@ from multitask.storage import replacing
 from multitask.style import save_plots
 from multitask.training.checkpoints import History
 from multitask.training.manifest import facts_of, manifest_of, notes_on
-from multitask.training.preparation import Prepared
 from multitask.training.scoring import Arrays, Held, score_frame, score_split
 
 

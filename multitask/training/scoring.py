@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from multitask.evaluation.calibration import Calibration
 from multitask.evaluation.kinds import EVALUATORS
+from multitask.features.dataset import distributed, inference_batches
+from multitask.features.preparation import Prepared
 from multitask.network import hardware
 from multitask.progress import Progress
 from multitask.spec import ModelSpec
-from multitask.training.dataset import distributed, inference_batches
-from multitask.training.preparation import Prepared
 
 SCORING_BATCH = 128
 

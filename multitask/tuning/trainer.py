@@ -16,18 +16,18 @@ import numpy as np
 import tensorflow as tf
 
 from multitask.config import Config
+from multitask.features.dataset import inference_batches, training_batches
+from multitask.features.preparation import Prepared, prepare
+from multitask.features.standardisation import standardise
 from multitask.network.heads import HEADS
 from multitask.network.weights import set_weights
 from multitask.progress import Progress, Quiet
 from multitask.settings import FitConfig
 from multitask.training.checkpoints import History
-from multitask.training.dataset import inference_batches, training_batches
 from multitask.training.epochs import balanced, seed_dropout, task_losses, validation_figures
 from multitask.training.fitting import downsample, label_constants, make_optimizer
-from multitask.training.preparation import Prepared, prepare
 from multitask.training.schedule import plan_next_epoch
 from multitask.training.scoring import SCORING_BATCH
-from multitask.training.standardisation import standardise
 
 # Called with the number of an epoch, from 0, and its figures; False ends the trial.
 OnEpoch = Callable[[int, dict[str, float]], bool]

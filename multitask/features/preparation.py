@@ -26,14 +26,14 @@ from multitask.data.labels import settle_classes
 from multitask.data.sources import open_images
 from multitask.data.tables import Table, as_table, how_to_name_images
 from multitask.errors import TableError
+from multitask.features.computing import change_by_name, compute_features, store_key, view_names
+from multitask.features.dataset import read_images
+from multitask.features.stores import FeatureStore, make_room
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
 from multitask.settings import AugmentConfig
 from multitask.spec import ModelSpec
-from multitask.training.dataset import read_images
-from multitask.training.features import change_by_name, compute_features, store_key, view_names
-from multitask.training.stores import FeatureStore, make_room
 
 FEATURE_BATCH = 32
 
