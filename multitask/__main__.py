@@ -11,7 +11,19 @@ from multitask import cli
 from multitask.errors import ConfigError, nearest
 
 # In the order in which a person comes by them.
-DOORS = ("explore", "train", "tune", "evaluate", "thresholds", "ensemble", "predict", "export", "publish", "serve")
+DOORS = (
+    "explore",
+    "train",
+    "tune",
+    "compare",
+    "evaluate",
+    "thresholds",
+    "ensemble",
+    "predict",
+    "export",
+    "publish",
+    "serve",
+)
 
 
 def main(argv: list[str] | None = None) -> None:
