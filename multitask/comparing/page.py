@@ -11,6 +11,7 @@ import jinja2
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from multitask.comparing.differences import Comparison
 from multitask.comparing.standings import Standings
@@ -47,8 +48,8 @@ compare.parquet. {% endif %}Figures are of each run's test split, with 95% inter
 <th class="number">95% interval</th><th class="number">rows</th></tr>
 {% for found in differences %}{% for task, difference in found.differences.items() %}
 <tr><td>{{ found.run }}</td><td>{{ task }}</td>
-<td class="number">{{ "%+.3f" % (difference.candidate - difference.published) }}</td>
-<td class="number">{{ "%+.3f" % difference.low }} to {{ "%+.3f" % difference.high }}</td>
+<td class="number">{{ "%+.4f" % (difference.candidate - difference.published) }}</td>
+<td class="number">{{ "%+.4f" % difference.low }} to {{ "%+.4f" % difference.high }}</td>
 <td class="number">{{ "{:,}".format(found.rows) }}</td></tr>{% endfor %}{% endfor %}</table></div>{% endif %}
 {% if settings %}<h2>Settings that differ</h2><div class="scroll"><table>
 <tr>{% for name in settings[0] %}<th>{{ name }}</th>{% endfor %}</tr>
@@ -75,7 +76,7 @@ def write_page(path: Path, found: Standings, comparisons: Sequence[Comparison]) 
         css=CSS,
         runs=shown.to_dict("records"),
         count=len(found.figures),
-        by=found.by.replace("_", " "),
+        by="the validation score" if found.by == "val_score" else found.by,
         unfinished=found.unfinished,
         mains=found.mains,
         verdicts={shown["run"][0]: "", **{other.run: other.verdict for other in comparisons}},
@@ -91,7 +92,7 @@ def write_page(path: Path, found: Standings, comparisons: Sequence[Comparison]) 
 def plot_figures(figures: pd.DataFrame, names: Sequence[str]) -> Figure:
     """Draw the main figures of every run with their intervals, the best run on top."""
     with rc_context(STYLE):
-        drawn = Figure(figsize=(max(4.2 * len(names), 6.0), 1.3 + 0.3 * len(figures)), layout="constrained")
+        drawn = Figure(figsize=(max(4.2 * len(names), 9.0), 1.3 + 0.3 * len(figures)), layout="constrained")
         places = range(len(figures))
         for axes, name in zip(drawn.subplots(1, len(names), sharey=True, squeeze=False)[0], names, strict=True):
             axes.hlines(places, figures[f"{name}.low"], figures[f"{name}.high"], color=SERIES[0], linewidth=2.2)
@@ -100,6 +101,7 @@ def plot_figures(figures: pd.DataFrame, names: Sequence[str]) -> Figure:
             axes.set_yticks(places, [run if len(run) <= 24 else f"{run[:23]}…" for run in figures["run"]])
             axes.set_title(name.replace(".", ": ").replace("_", " "))
             axes.set_ylim(len(figures) - 0.4, -0.6)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
     return drawn
 
 

@@ -50,7 +50,7 @@ def standings(folders: Iterable[RunFolder], by: str = "val_score") -> Standings:
 
     Args:
         folders: of the runs.
-        by: `val_score`, the validation score of the best epoch, or a figure on the test split such as
+        by: `val_score`, the score of the rows that chose epoch and thresholds, or a figure on the test split such as
             `category.accuracy`. Who chooses by the test split has no untouched figure left.
 
     Raises:
@@ -82,7 +82,7 @@ def standings(folders: Iterable[RunFolder], by: str = "val_score") -> Standings:
 
 def _row(run: Run, found: Evaluation) -> dict[str, Any]:
     manifest = run.folder.read_json("manifest.json")
-    row: dict[str, Any] = {"run": run.folder.name, "val_score": manifest["best_val_score"]}
+    row: dict[str, Any] = {"run": run.folder.name, "val_score": manifest["val_score"]}
     for task, metrics in found.metrics.items():
         for name, metric in metrics.items():
             if not metric.answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from multitask.evaluation import plots
 from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, label_counts, write_details
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
+from multitask.evaluation.tasks import Evaluation, evaluate_tasks, validation_score, weak_heads
 from multitask.features.preparation import Prepared
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
@@ -67,6 +68,8 @@ def write_results(
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
     manifest = {**manifest_of(prepared, config, constants, history, started), "calibration": held.facts()}
+    score = validation_score(spec, prepared.labels(held.rows), held.scores)["score"]
+    manifest["val_score"] = score if math.isfinite(score) else manifest["best_val_score"]
     folder.write_json("manifest.json", manifest)
     details = write_details(spec, prepared.labels(test), scores, evaluation, folder.directory)
     folder.write_json("metrics.json", evaluation.as_dict())

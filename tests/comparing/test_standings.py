@@ -105,9 +105,7 @@ def test_best_is_the_name_of_the_best_run_on_the_same_rows(root: Path, make_conf
     link = root / "latest"
     link.unlink()
     link.symlink_to("poor")
-    scores = {
-        name: open_run(name, root).folder.read_json("manifest.json")["best_val_score"] for name in ("good", "poor")
-    }
+    scores = {name: open_run(name, root).folder.read_json("manifest.json")["val_score"] for name in ("good", "poor")}
     assert find_run("best", root).name == max(scores, key=lambda name: scores[name])
     link.unlink()
     link.symlink_to("other")
