@@ -101,8 +101,9 @@ def _is_error(found: Evaluation, by: str) -> bool:
 
 
 def _differing(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the settings that differ, as they are written on a command line."""
-    all_settings = [dict(_flat(run.config.public())) for run in runs]
+    """Return the settings of trainings that differ, as they are written on a command line."""
+    asides = {"search": None, "gate": None}
+    all_settings = [dict(_flat({**run.config.public(), **asides})) for run in runs]
     names = {name: None for settings in all_settings for name in settings}
     differing = [name for name in names if len({repr(settings.get(name)) for settings in all_settings}) > 1]
     rows = [{name: _told(settings.get(name)) for name in differing} for settings in all_settings]

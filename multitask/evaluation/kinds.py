@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.evaluation.calibration import Calibration
-from multitask.evaluation.metrics import Figures, Labels
+from multitask.evaluation.metrics import Figures, Floats, Labels
 from multitask.evaluation.multiclass import Multiclass
 from multitask.evaluation.multilabel import Multilabel
 from multitask.evaluation.regression import Regression
@@ -53,6 +53,9 @@ class Evaluator(Protocol):
 
     def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
         """Draw what the scores are worth, by the ending of the plot's name."""
+
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return how surely each row is answered wrongly, (rows,); 0 where it is right or has no label."""
 
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Put the answer for one image in words."""

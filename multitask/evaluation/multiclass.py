@@ -89,6 +89,11 @@ class Multiclass:
             **plot_curves(task.name, curves),
         }
 
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return the score of the best class where it is a wrong one."""
+        wrong = ~np.isnan(labels) & (scores.argmax(axis=1) != labels)
+        return np.where(wrong, scores.max(axis=1), 0.0).astype(np.float64)
+
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Name the best class and its score."""
         best = int(scores.argmax())

@@ -73,6 +73,12 @@ class Multilabel:
             **plot_curves(task.name, curves),
         }
 
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return the largest distance of a score to its threshold, of those on the wrong side."""
+        thresholds = np.asarray(task.settled_thresholds(), np.float32)
+        wrong = ~np.isnan(labels) & ((scores >= thresholds) != (labels == 1))
+        return np.where(wrong, np.abs(scores - thresholds), 0.0).max(axis=1).astype(np.float64)
+
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Name the tags that are present."""
         chosen = scores >= np.asarray(task.settled_thresholds(), np.float32)

@@ -64,6 +64,11 @@ class Regression:
         """Draw predicted against true numbers."""
         return {"scatter": plot_scatter(task, labels, scores, train_labels)}
 
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return the largest error in standard deviations, of those that do not count as right."""
+        errors = np.nan_to_num(np.abs(scores - labels) / np.asarray(task.units(), np.float32), nan=0.0)
+        return np.where(errors > CLOSE, errors, 0.0).max(axis=1).astype(np.float64)
+
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Say the numbers."""
         known = ~np.isnan(label)

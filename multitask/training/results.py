@@ -33,6 +33,7 @@ from multitask.storage import replacing
 from multitask.style import save_plots
 from multitask.training.checkpoints import History
 from multitask.training.manifest import facts_of, manifest_of, notes_on
+from multitask.training.model_card import write_model_card
 from multitask.training.scoring import Arrays, Held, score_frame, score_split
 
 
@@ -107,6 +108,9 @@ def _explain(
         **more,
         "architecture": plots.plot_architecture(*_stages(prepared)),
     }
+    notes = [*weak_heads(spec, evaluation), *notes_on(prepared, history)]
+    rows = {part: len(prepared.rows(part)) for part in splits.PARTS}
+    write_model_card(folder / "MODEL_CARD.md", spec, config, evaluation, manifest, rows, notes)
     write_report(
         folder / "report.html",
         title=f"Run {folder.name}",
@@ -115,7 +119,7 @@ def _explain(
         rows_name="the test split",
         figures=save_plots(figures, folder / "plots"),
         details=details,
-        notes=[*weak_heads(spec, evaluation), *notes_on(prepared, history)],
+        notes=notes,
         quarantine=prepared.quarantine,
         split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
         next_commands=next_commands(folder, config),

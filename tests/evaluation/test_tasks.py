@@ -268,3 +268,17 @@ def test_weighted_average_precision_is_that_of_scikit_learn(rows: list[tuple[boo
         return
     found = average_precision(labels, scores)(weights[None].astype(float))[0]
     assert found == pytest.approx(sk.average_precision_score(labels, scores, sample_weight=weights))
+
+
+def test_misses_are_ranked_by_how_surely_they_are_wrong() -> None:
+    labels = np.array([0, 1, 2, np.nan], np.float32)
+    scores = np.array([[0.9, 0.1, 0, 0], [0.8, 0.1, 0.1, 0], [0, 0.6, 0.4, 0], [1, 0, 0, 0]], np.float32)
+    np.testing.assert_allclose(EVALUATORS["multiclass"].misses(CATEGORY, labels, scores), [0, 0.8, 0.6, 0], rtol=1e-6)
+    tags = np.zeros((2, len(TAGS.classes)), np.float32)
+    tags[0, 0] = np.nan
+    sure = tags + 1
+    expected = [
+        max(1 - threshold for threshold in TAGS.thresholds[1:]),
+        max(1 - threshold for threshold in TAGS.thresholds),
+    ]
+    np.testing.assert_allclose(EVALUATORS["multilabel"].misses(TAGS, tags, sure), expected, rtol=1e-6)

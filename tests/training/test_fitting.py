@@ -68,6 +68,7 @@ def test_a_run_holds_everything_the_design_names(trained: Run) -> None:
         "history.csv",
         "metrics.json",
         "report.html",
+        "MODEL_CARD.md",
         "plots/history.png",
         "plots/predictions.png",
         "plots/architecture.png",
@@ -77,6 +78,19 @@ def test_a_run_holds_everything_the_design_names(trained: Run) -> None:
     } <= names
     assert not [name for name in names if Path(name).name.startswith(".")]
     assert open_run("latest", trained.folder.directory.parent).spec == trained.spec
+
+
+def test_the_model_card_says_what_was_measured(trained: Run) -> None:
+    card = (trained.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    headings = [line for line in card.splitlines() if line.startswith("## ")]
+    assert headings[0] == "## Model details"
+    assert headings[-1] == "## Bias, risks and limitations"
+    accuracy = trained.folder.read_json("metrics.json")["category"]["metrics"]["accuracy"]
+    assert (
+        f"| category | accuracy | {accuracy['value']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} |" in card
+    )
+    for tag, threshold in zip(PATTERNS, trained.spec.task("tags").thresholds, strict=True):
+        assert f"| tags | {tag} | {threshold:.4f} | f1 |" in card
 
 
 def test_its_configuration_trains_the_same_model_again(trained: Run, tmp_path: Path) -> None:
