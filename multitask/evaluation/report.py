@@ -141,7 +141,7 @@ def _sections(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Group figures under headings."""
     headings = {
         "Test photos": ("predictions",),
-        "Most surely wrong": ("_worst",),
+        **{f"Most surely wrong: {name.removesuffix('_worst')}": (name,) for name in names if name.endswith("_worst")},
         "Training": ("folds", "history"),
         "Confusion": ("_confusion",),
         "Numbers": ("_scatter",),
