@@ -26,6 +26,8 @@ class Arguments:
     """Name of the run folder; by default the time."""
     resume: str | None = None
     """Go on with this interrupted run, by its own settings."""
+    more_epochs: int | None = None
+    """With --resume: train the run, finished or not, for so many epochs more than its settings say."""
     folds: int | None = None
     """Cross-validate: train a network per fold, and put them together to one model."""
     settings: cli.Settings = Config()  # noqa: RUF009
@@ -42,15 +44,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             "a resumed run keeps its own name and settings",
             where="command line",
-            fix=f"Give --resume {arguments.resume} alone, or start a new run.",
+            fix=f"Give --resume {arguments.resume} alone, or with --more-epochs, or start a new run.",
         )
+    if arguments.more_epochs is not None and arguments.resume is None:
+        raise ConfigError("goes with --resume", where="--more-epochs", fix="Name the run that shall go on.")
     cli.load_tensorflow()
     from multitask.training import fitting, folds
 
     if arguments.resume is None and Path(config.data.labels).is_relative_to(DEMO):
         config = _with_weights_in_reach(config, progress)
     if arguments.resume is not None:
-        run = folds.resume(arguments.resume, progress)
+        run = folds.resume(arguments.resume, progress, more_epochs=arguments.more_epochs)
     elif arguments.folds is not None:
         run = folds.fit_folds(config, arguments.folds, arguments.name, progress)
     else:

@@ -28,6 +28,7 @@ from multitask.progress import Progress, Quiet
 from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
 from multitask.settings import FitConfig
 from multitask.spec import ModelSpec
+from multitask.storage import replacing
 from multitask.training.checkpoints import History, load_checkpoint
 from multitask.training.epochs import EpochKeeper, task_losses
 from multitask.training.results import write_results
@@ -83,6 +84,29 @@ def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  
         )
     progress.say(f"run: going on with {folder.directory}")
     return _fit(load_config(folder.config_file), folder, progress)
+
+
+def give_more_epochs(folder: RunFolder, count: int) -> None:
+    """Let a run, finished or not, train for so many epochs more when it is resumed.
+
+    Patience grows with all epochs; a run that stopped early goes on while that lasts. Until there are new results it
+    counts as not finished.
+
+    Raises:
+        ConfigError: the count is none, or the schedule has an end.
+        RunError: the run has no training of its own.
+    """
+    config = load_config(folder.config_file)
+    if count < 1:
+        raise ConfigError("expected at least 1", where="--more-epochs", received=str(count))
+    if config.fit.schedule == "cosine":
+        raise ConfigError("a cosine has ended with its last epoch", where="fit.schedule", fix="Start a new run.")
+    if (folder / MADE_OF).is_file():
+        raise RunError("this run is made of others and was not trained", where=str(folder.directory))
+    (folder / "metrics.json").unlink(missing_ok=True)
+    longer = config.fit.model_copy(update={"epochs": config.fit.epochs + count})
+    with replacing(folder.config_file) as path:
+        config.model_copy(update={"fit": longer}).save(path)
 
 
 def _fit(config: Config, folder: RunFolder, progress: Progress) -> Run:

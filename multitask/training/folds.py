@@ -85,9 +85,14 @@ def fit_folds(
         return _fit_folds(config, count, folder, progress)
 
 
-def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
-    """Go on with an interrupted run, of folds or not; the result is that of a run that was never interrupted."""
+def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS, more_epochs: int | None = None) -> Run:  # noqa: B008
+    """Go on with an interrupted run, of folds or not; the result is that of a run that was never interrupted.
+
+    With `more_epochs` also a finished one goes on, see `fitting.give_more_epochs`.
+    """
     folder = find_run(name, root)
+    if more_epochs is not None:
+        fitting.give_more_epochs(folder, more_epochs)
     if not (folder / FOLDS).is_file():
         return fitting.resume(name, progress, root)
     if (folder / "metrics.json").is_file():

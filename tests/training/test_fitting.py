@@ -28,6 +28,7 @@ from multitask.network import hardware, processor
 from multitask.progress import Quiet
 from multitask.runs import Run, RunFolder, find_run, open_run
 from multitask.spec import ModelSpec, Task
+from multitask.training import folds
 from multitask.training.epochs import seed_dropout
 from multitask.training.fitting import downsample, fit, resume
 from tests.conftest import photo, write_table, write_zip
@@ -496,6 +497,24 @@ def test_a_finished_run_is_not_trained_again(trained: Run) -> None:
     assert resume("trained", heard, trained.folder.directory.parent).spec == trained.spec
     assert "finished already" in heard.lines[-1]
     assert (trained.folder / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_is_given_more_epochs_as_if_it_had_had_them(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    straight = fit(make_config(epochs=4), "straight", root=tmp_path)
+    fit(make_config(epochs=2), "longer", root=tmp_path)
+    longer = folds.resume("longer", root=tmp_path, more_epochs=2)
+    assert longer.config.fit.epochs == 4
+    pd.testing.assert_frame_equal(history_of(longer.folder), history_of(straight.folder))
+    for first, second in zip(weights_of(longer), weights_of(straight), strict=True):
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(ConfigError, match="at least 1"):
+        folds.resume("longer", root=tmp_path, more_epochs=0)
+    assert open_run("longer", tmp_path).config == longer.config
+    fit(make_config(epochs=2, schedule="cosine"), "ended", root=tmp_path)
+    with pytest.raises(ConfigError, match="cosine"):
+        folds.resume("ended", root=tmp_path, more_epochs=2)
 
 
 def test_a_run_does_not_go_on_with_other_data(make_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_best_recipe_trains_to_the_figure_of_its_trial(folder: Path) -> None
     assert text.startswith(f"# Trial {trials['number'][trials['value'].idxmax()]}, the best of 5")
     best = load_config(left / "best.toml")
     assert best.search == SearchConfig()
-    run = fit(best, "best", root=folder / "runs")
+    run = fit(best, "found", root=folder / "runs")
     history = pd.read_csv(run.folder / "history.csv")
     np.testing.assert_allclose(history["val_score"].max(), trials["value"].max(), atol=1e-4)
 
