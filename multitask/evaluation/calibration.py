@@ -47,8 +47,8 @@ class Answers:
 def calibrate_classes(labels: Labels, logits: Labels) -> Calibration:
     """Return the temperature with the least cross-entropy on rows that did not train.
 
-    The label counts as (rows + 1) / (rows + classes) sure, as Laplace would have it, so that few rows that are all
-    right do not ask for boundless scores; Platt does the same.
+    The label counts as (rows + 1) / (rows + 2) sure, as in Platt's method, so that few rows that are all right do not
+    ask for boundless scores; the rest is for the other classes.
 
     Args:
         labels: (rows,) class numbers, NaN where there is none.
@@ -57,8 +57,8 @@ def calibrate_classes(labels: Labels, logits: Labels) -> Calibration:
     known = ~np.isnan(labels)
     rows, classes = int(known.sum()), logits.shape[1]
     given = logits[known].astype(np.float64)
-    target = np.full((rows, classes), 1 / (rows + classes))
-    target[np.arange(rows), labels[known].astype(int)] += rows / (rows + classes)
+    target = np.full((rows, classes), 1 / (rows + 2) / max(classes - 1, 1))
+    target[np.arange(rows), labels[known].astype(int)] = (rows + 1) / (rows + 2)
 
     def loss(values: Floats) -> tuple[float, Floats]:
         sharpness = np.exp(values[0])

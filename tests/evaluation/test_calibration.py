@@ -37,9 +37,19 @@ def test_few_rows_that_are_all_right_do_not_ask_for_boundless_scores() -> None:
     logits = np.tile(np.array([[4.0, 0.0, -1.0]], np.float32), (8, 1))
     found = calibrate_classes(np.zeros(8, np.float32), logits)
     sure = softmax(logits / found.temperature, axis=1)[0, 0]
-    assert sure == pytest.approx(9 / 11, abs=0.02), "(rows + 1) / (rows + classes)"
+    assert sure == pytest.approx(9 / 10, abs=0.02), "(rows + 1) / (rows + 2)"
     tags = calibrate_tags(np.array([[1], [1], [0], [0]], np.float32), np.array([[9], [8], [-9], [-8]], np.float32))
     assert 0.6 < expit(9 / tags.temperature + tags.offsets[0]) < 0.9
+
+
+def test_many_classes_do_not_make_it_unsure() -> None:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 500, 1500)
+    logits = random.normal(size=(1500, 500))
+    logits[np.arange(1500), labels] += 3
+    # Of normal logits of deviation 1 that are raised by 3, the true ones are three times as large.
+    found = calibrate_classes(labels.astype(np.float32), logits.astype(np.float32))
+    assert found.temperature == pytest.approx(1 / 3, rel=0.05)
 
 
 def test_without_labels_or_with_one_sort_of_them_nothing_is_moved() -> None:
