@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,29 +29,33 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare, print the table, write the page."""
     arguments = cli.parse(Arguments, "multitask.compare", __doc__, argv)
-    from multitask.comparing.differences import compare_runs
+    from multitask.comparing.differences import compare_with_first
     from multitask.comparing.page import write_page
     from multitask.comparing.standings import standings
     from multitask.storage import replacing
 
     found = standings([find_run(name) for name in arguments.runs] or run_folders(), arguments.by)
-    comparisons = [compare_runs(found.runs[0], other) for other in found.runs[1:]]
+    comparisons = compare_with_first(found.runs)
     write_page(arguments.out, found, comparisons)
     table = arguments.out.with_suffix(".parquet")
     with replacing(table) as path:
         found.figures.merge(found.settings, on="run").to_parquet(path, index=False)
     verdicts = ["", *(comparison.verdict for comparison in comparisons)]
     rows = [
-        [row["run"], f"{row['val_score']:.3f}", *(f"{row[name]:.3f}" for name in found.mains), verdict]
+        [row["run"], f"{row['val_score']:.3f}", *(_figure(row[name]) for name in found.mains), verdict]
         for row, verdict in zip(found.figures.to_dict("records"), verdicts, strict=True)
     ]
     columns = ["run", "val_score", *found.mains, "against the best"]
     cli.print_table(f"{len(rows)} runs, best first by {found.by}", columns, rows)
     if found.unfinished:
-        print(f"not finished: {', '.join(found.unfinished)}")
+        print(f"not finished, left out: {', '.join(found.unfinished)}; train --resume goes on with one")
     print(f"page: {arguments.out}\ntable: {table}")
     cli.print_next(command("publish", "--run", found.runs[0].folder.name))
     return 0
+
+
+def _figure(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
 
 
 if __name__ == "__main__":

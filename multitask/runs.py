@@ -126,7 +126,7 @@ def _best(root: Path) -> RunFolder:
 
     finished = [folder for folder in run_folders(root) if (folder / "metrics.json").is_file()]
     alike = [folder for folder in finished if kin(folder) == kin(latest)]
-    return max(alike, key=lambda folder: folder.read_json("manifest.json")["val_score"])
+    return max(alike, key=lambda folder: folder.read_json("manifest.json")["best_val_score"])
 
 
 def open_run(name: str = "latest", root: Path = RUNS) -> Run:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multitask import cli
-from multitask.errors import ConfigError, command
+from multitask.errors import command
 from multitask.progress import Lines
 from multitask.runs import Run, open_run
 from multitask.spec import LAYOUTS
@@ -18,11 +18,9 @@ from multitask.spec import LAYOUTS
 class Arguments:
     """Flags of this door."""
 
-    by: str | None = None
+    by: float | str
     """f1, or a floor as "precision >= 0.9" or "recall >= 0.95", or a price as "cost 5:1" where a tag that is missed
-    costs five times one that is wrongly seen; on the rows that did not train."""
-    at: float | None = None
-    """The threshold itself, instead of a rule."""
+    costs five times one that is wrongly seen, on the rows that did not train; or the threshold itself."""
     run: str = "latest"
     """Run to take the network of."""
     tasks: tuple[str, ...] = ()
@@ -34,15 +32,11 @@ class Arguments:
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the run, print what became of every tag."""
     arguments = cli.parse(Arguments, "multitask.thresholds", __doc__, argv)
-    if (arguments.by is None) == (arguments.at is None):
-        raise ConfigError("one of --by and --at is needed", where="command line", fix='E.g. --by "recall >= 0.95".')
     old = open_run(arguments.run)
     cli.load_tensorflow()
     from multitask.training.revising import with_thresholds
 
-    rule = arguments.by if arguments.by is not None else arguments.at
-    assert rule is not None
-    new = with_thresholds(old, rule, arguments.tasks, arguments.name, Lines())
+    new = with_thresholds(old, arguments.by, arguments.tasks, arguments.name, Lines())
     cli.print_table(
         f"Thresholds of run {new.folder.name}, on its test split; in brackets those of {old.folder.name}",
         ["tag", "threshold", "precision", "recall"],

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from multitask.evaluation.assessment import labels_of
 from multitask.evaluation.comparison import Difference, comparable, compare_task
-from multitask.evaluation.metrics import Labels
 from multitask.runs import Run
-from multitask.spec import Task
 
 # An interval of fewer rows says nothing.
 FEWEST_ROWS = 20
+
+# Labels and groups, and scores, of the same rows.
+Tested = tuple[pd.DataFrame, pd.DataFrame]
 
 
 @dataclass(frozen=True)
@@ -43,43 +46,43 @@ class Comparison:
         return "; ".join(words) or "no difference beyond chance"
 
 
-def compare_runs(best: Run, other: Run) -> Comparison:
-    """Compare two runs by the main figure of every task that both answer with the same classes."""
+def compare_with_first(runs: Sequence[Run]) -> list[Comparison]:
+    """Compare the first run with each other one, by the main figure of every task that both answer alike."""
+    first, *others = runs
+    tested = _tested(first)
+    return [_compare(first, tested, other) for other in others]
+
+
+def _compare(best: Run, tested: Tested, other: Run) -> Comparison:
     name = other.folder.name
     tasks = comparable({task.name: task for task in best.spec.tasks}, {task.name: task for task in other.spec.tasks})
     if not tasks:
         return Comparison(name, 0, {}, "other tasks or classes")
-    first, second = _tested(best), _tested(other)
-    shared = first.index.intersection(second.index)
+    if not all((run.folder / "scores.parquet").is_file() for run in (best, other)):
+        return Comparison(name, 0, {}, "no scores were kept")
+    (rows, scores), (others, other_scores) = tested, _tested(other)
+    shared = rows.index.intersection(others.index)
     if len(shared) < FEWEST_ROWS:
         return Comparison(name, len(shared), {}, f"{len(shared)} common test rows, {FEWEST_ROWS} are needed")
-    first, second = first.loc[shared], second.loc[shared]
-    groups = pd.factorize(first["group"])[0].astype(np.int64)
+    labels = labels_of(best.spec, rows.loc[shared])
+    groups = pd.factorize(rows.loc[shared, "group"])[0].astype(np.int64)
     found = {}
     for task in tasks:
         pair = best.spec.task(task), other.spec.task(task)
-        labels = _labels(pair[0], first)
-        scores = first[list(pair[0].score_columns)], second[list(pair[1].score_columns)]
-        values = (scores[0].to_numpy(np.float32), scores[1].to_numpy(np.float32))
-        found[task] = compare_task(pair, labels, values, labels, groups)
+        given = (
+            frame.loc[shared, list(known.score_columns)].to_numpy(np.float32)
+            for frame, known in zip((scores, other_scores), pair, strict=True)
+        )
+        found[task] = compare_task(pair, labels[task], tuple(given), labels[task], groups)
     return Comparison(name, len(shared), found)
 
 
-def _tested(run: Run) -> pd.DataFrame:
-    """Return labels and scores of the test rows, by picture and id, the n-th of that name."""
-    splits = pd.read_parquet(run.folder / "splits.parquet").query("split == 'test'").reset_index(drop=True)
-    scores = pd.read_parquet(run.folder / "scores.parquet").query("split == 'test'").reset_index(drop=True)
-    names = [column for task in run.spec.tasks for column in task.score_columns]
-    frame = pd.concat([splits.drop(columns=names, errors="ignore"), scores[names]], axis=1)
-    # Numbers are labels and scores of the same name.
-    for task in run.spec.tasks:
-        for column in set(task.label_columns) & set(names):
-            frame[f"label of {column}"] = splits[column]
-    turn = frame.groupby(["sha256", "id"]).cumcount()
-    return frame.set_index([frame["sha256"], frame["id"], turn])
-
-
-def _labels(task: Task, frame: pd.DataFrame) -> Labels:
-    names = [f"label of {name}" if f"label of {name}" in frame else name for name in task.label_columns]
-    values = frame[names].to_numpy(np.float32)
-    return values[:, 0] if task.has_class_numbers else values
+def _tested(run: Run) -> Tested:
+    """Return splits.parquet and scores.parquet of the test rows, by picture and id, the n-th of that name."""
+    splits, scores = (
+        pd.read_parquet(path).query("split == 'test'") if path.is_file() else pd.DataFrame()
+        for path in (run.folder / "splits.parquet", run.folder / "scores.parquet")
+    )
+    turn = splits.groupby(["sha256", "id"]).cumcount()
+    index = pd.MultiIndex.from_arrays([splits["sha256"], splits["id"], turn])
+    return splits.set_index(index), scores.set_index(index) if len(scores) else scores

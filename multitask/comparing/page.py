@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from multitask.comparing.differences import Comparison
 from multitask.comparing.standings import Standings
 from multitask.runs import Run
 from multitask.storage import replacing
-from multitask.style import CSS, FAINT, SERIES, STYLE
+from multitask.style import CSS, FAINT, SERIES, STYLE, data_address
 
 # More runs than these are in the table file only.
 SHOWN, CURVES = 20, len(SERIES)
@@ -41,7 +40,7 @@ compare.parquet. {% endif %}Figures are of each run's test split, with 95% inter
 {% endfor %}<td>{{ verdicts[run.run] }}</td><td class="number">{{ run.epochs }}</td>
 <td class="number">{{ "%.0f" % run.seconds }}</td><td class="number">{{ "%.1f" % run.size_mb }}</td></tr>
 {% endfor %}</table></div>
-<figure><img alt="figures of all runs" src="data:image/png;base64,{{ dots }}"></figure>
+<figure><img alt="figures of all runs" src="{{ dots }}"></figure>
 {% if differences %}<h2>Differences to {{ runs[0].run }}</h2>
 <p class="faint">Its main figure less that of the other run, on the test rows that both have, resampled together.</p>
 <div class="scroll"><table><tr><th>run</th><th>task</th><th class="number">difference</th>
@@ -56,7 +55,7 @@ compare.parquet. {% endif %}Figures are of each run's test split, with 95% inter
 {% for row in settings %}<tr>{% for value in row.values() %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}
 </table></div>{% endif %}
 <h2>Validation score while training</h2>
-<figure><img alt="validation scores over the epochs" src="data:image/png;base64,{{ curves }}"></figure>
+<figure><img alt="validation scores over the epochs" src="{{ curves }}"></figure>
 </body></html>
 """
 
@@ -125,4 +124,4 @@ def _png(figure: Figure) -> str:
     stream = io.BytesIO()
     with rc_context(STYLE):
         figure.savefig(stream, format="png")
-    return base64.b64encode(stream.getvalue()).decode()
+    return data_address(stream.getvalue(), "png")

@@ -28,6 +28,7 @@ class Standings:
         figures: a row per run, in that order: run, val_score, one column per figure of a whole task on the test split
             (with `.low` and `.high`, its 95% interval), and `FACTS`.
         settings: a row per run: run, and those settings that are not the same in all of them.
+        mains: the main figures of all tasks, as columns of `figures`.
         by: the figure that decides.
         unfinished: names of runs that have no figures yet.
     """
@@ -35,14 +36,9 @@ class Standings:
     runs: tuple[Run, ...]
     figures: pd.DataFrame
     settings: pd.DataFrame
+    mains: tuple[str, ...]
     by: str
     unfinished: tuple[str, ...]
-
-    @property
-    def mains(self) -> list[str]:
-        """Names of the main figures of all tasks, as columns of `figures`."""
-        found = {f"{task.name}.{EVALUATORS[task.kind].main}": None for run in self.runs for task in run.spec.tasks}
-        return [name for name in found if name in self.figures]
 
 
 def standings(folders: Iterable[RunFolder], by: str = "val_score") -> Standings:
@@ -71,10 +67,12 @@ def standings(folders: Iterable[RunFolder], by: str = "val_score") -> Standings:
         raise ConfigError(f'no figure "{by}"', where="--by", fix=nearest(by, known))
     is_error = any(_is_error(found, by) for found in evaluations)
     order = frame[by].sort_values(ascending=is_error, na_position="last", kind="stable").index
+    mains = {f"{task.name}.{EVALUATORS[task.kind].main}": None for run in runs for task in run.spec.tasks}
     return Standings(
         tuple(runs[at] for at in order),
         frame.loc[order].reset_index(drop=True),
         _differing([runs[at] for at in order]),
+        tuple(mains),
         by,
         tuple(folder.name for folder in unfinished),
     )
@@ -82,7 +80,7 @@ def standings(folders: Iterable[RunFolder], by: str = "val_score") -> Standings:
 
 def _row(run: Run, found: Evaluation) -> dict[str, Any]:
     manifest = run.folder.read_json("manifest.json")
-    row: dict[str, Any] = {"run": run.folder.name, "val_score": manifest["val_score"]}
+    row: dict[str, Any] = {"run": run.folder.name, "val_score": manifest["best_val_score"]}
     for task, metrics in found.metrics.items():
         for name, metric in metrics.items():
             if not metric.answer:
@@ -102,9 +100,9 @@ def _is_error(found: Evaluation, by: str) -> bool:
 
 def _differing(runs: Sequence[Run]) -> pd.DataFrame:
     """Return the settings of trainings that differ, as they are written on a command line."""
-    asides = {"search": None, "gate": None}
-    all_settings = [dict(_flat({**run.config.public(), **asides})) for run in runs]
-    names = {name: None for settings in all_settings for name in settings}
+    all_settings = [dict(_flat(run.config.public())) for run in runs]
+    names = list({name: None for settings in all_settings for name in settings})
+    names = [name for name in names if not name.startswith(("search.", "gate."))]
     differing = [name for name in names if len({repr(settings.get(name)) for settings in all_settings}) > 1]
     rows = [{name: _told(settings.get(name)) for name in differing} for settings in all_settings]
     return pd.DataFrame(rows, columns=differing).assign(run=[run.folder.name for run in runs])[["run", *differing]]

@@ -145,9 +145,13 @@ def seen_line(found: Assessment) -> str:
 def split_labels(run: Run, part: str) -> Arrays:
     """Return the labels of the rows in one split of a run, per task."""
     frame = pd.read_parquet(run.folder / "splits.parquet")
-    frame = frame[frame["split"] == part]
+    return labels_of(run.spec, frame[frame["split"] == part])
+
+
+def labels_of(spec: ModelSpec, frame: pd.DataFrame) -> Arrays:
+    """Return the labels of rows of splits.parquet, per task."""
     found = {}
-    for task in run.spec.tasks:
+    for task in spec.tasks:
         values = frame[list(task.label_columns)].to_numpy(np.float32)
         found[task.name] = values[:, 0] if task.has_class_numbers else values
     return found

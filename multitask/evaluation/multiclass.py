@@ -105,10 +105,8 @@ class Multiclass:
 
 def _answers(labels: Labels, scores: Labels) -> Answers:
     """Return the best class of every row."""
-    known = ~np.isnan(labels)[:, None]
-    return Answers(
-        scores.max(axis=1, keepdims=True).astype(np.float64), (scores.argmax(axis=1) == labels)[:, None], known
-    )
+    sure, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == labels
+    return Answers(sure[:, None], right[:, None], ~np.isnan(labels)[:, None])
 
 
 def _accuracies(task: Task, true: Integers, scores: Labels, best: Integers, frequent: Integers) -> Figures:

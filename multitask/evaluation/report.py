@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pandas as pd
 
 from multitask.evaluation.tasks import Evaluation
 from multitask.storage import replacing
-from multitask.style import CSS
+from multitask.style import CSS, data_address
 
 # A quarantine of thousands belongs into its parquet file; the page shows as many.
 QUARANTINE_ROWS = 50
@@ -46,7 +45,7 @@ TEMPLATE = """<!doctype html>
 {% endif %}</details>{% endif %}{% endfor %}
 {% for heading, names in sections if names %}
 <h2>{{ heading }}</h2><div class="{{ 'pair' if names|length > 1 }}">
-{% for name in names %}<figure><img alt="{{ name.replace('_', ' ') }}" src="data:image/png;base64,{{ images[name] }}">
+{% for name in names %}<figure><img alt="{{ name.replace('_', ' ') }}" src="{{ images[name] }}">
 </figure>{% endfor %}</div>{% endfor %}
 <h2>Data</h2>
 <div class="scroll"><table><tr><th></th>{% for part in parts %}<th class="number">{{ part }}</th>{% endfor %}</tr>
@@ -102,7 +101,7 @@ def write_report(
         facts=facts,
         evaluation=evaluation,
         rows_name=rows_name,
-        images={name: base64.b64encode(file.read_bytes()).decode() for name, file in figures.items()},
+        images={name: data_address(file.read_bytes(), "png") for name, file in figures.items()},
         sections=_sections(list(figures)),
         notes=notes,
         quarantine=quarantine[["id", "reason"]].to_dict("records"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -68,9 +67,8 @@ def write_results(
     _write_scores(prepared, spec, {"validation": held, "test": tested}, folder)
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
-    manifest = {**manifest_of(prepared, config, constants, history, started), "calibration": held.facts()}
     score = validation_score(spec, prepared.labels(held.rows), held.scores)["score"]
-    manifest["val_score"] = score if math.isfinite(score) else manifest["best_val_score"]
+    manifest = manifest_of(prepared, config, constants, history, held, score, started)
     folder.write_json("manifest.json", manifest)
     details = write_details(spec, prepared.labels(test), scores, evaluation, folder.directory)
     folder.write_json("metrics.json", evaluation.as_dict())

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from multitask.comparing.differences import compare_runs
+from multitask.comparing.differences import compare_with_first
 from multitask.comparing.page import write_page
 from multitask.comparing.standings import Standings, standings
 from multitask.config import Config, TaskConfig
@@ -66,7 +66,7 @@ def test_any_figure_may_decide_and_errors_are_better_small(root: Path) -> None:
 
 def test_differences_are_paired_on_the_rows_that_both_test(root: Path) -> None:
     good, poor = (open_run(name, root) for name in ("good", "poor"))
-    comparison = compare_runs(good, poor)
+    (comparison,) = compare_with_first([good, poor])
     assert comparison.rows == len(pd.read_parquet(good.folder / "splits.parquet").query("split == 'test'"))
     for task, difference in comparison.differences.items():
         values = [
@@ -75,25 +75,28 @@ def test_differences_are_paired_on_the_rows_that_both_test(root: Path) -> None:
         assert [difference.candidate, difference.published] == pytest.approx(values)
         assert difference.low <= difference.candidate - difference.published <= difference.high
     assert comparison.verdict
-    same = compare_runs(good, good)
+    (same,) = compare_with_first([good, good])
     assert same.verdict == "no difference beyond chance"
     assert {(found.low, found.high) for found in same.differences.values()} == {(0.0, 0.0)}
 
 
 def test_what_cannot_be_compared_has_a_reason(root: Path, tmp_path: Path) -> None:
     good = open_run("good", root)
-    assert compare_runs(good, open_run("other", root)).verdict == "other tasks or classes"
+    assert compare_with_first([good, open_run("other", root)])[0].verdict == "other tasks or classes"
     shutil.copytree(good.folder.directory, tmp_path / "elsewhere")
     path = tmp_path / "elsewhere/splits.parquet"
     frame = pd.read_parquet(path)
     frame["sha256"] += "x"
     frame.to_parquet(path)
     elsewhere = Run(RunFolder(tmp_path / "elsewhere"), good.config, good.spec)
-    assert compare_runs(good, elsewhere).verdict == "0 common test rows, 20 are needed"
+    assert compare_with_first([good, elsewhere])[0].verdict == "0 common test rows, 20 are needed"
+    (elsewhere.folder / "scores.parquet").unlink()
+    found = [compare_with_first(pair)[0].verdict for pair in ([good, elsewhere], [elsewhere, good])]
+    assert found == ["no scores were kept"] * 2
 
 
 def test_the_page_names_the_best_run_and_has_all_tables(found: Standings, tmp_path: Path) -> None:
-    others = [compare_runs(found.runs[0], run) for run in found.runs[1:]]
+    others = compare_with_first(found.runs)
     write_page(tmp_path / "compare.html", found, others)
     page = (tmp_path / "compare.html").read_text(encoding="utf-8")
     assert f"{found.runs[0].folder.name} is the best of 3 runs" in page
@@ -105,7 +108,9 @@ def test_best_is_the_name_of_the_best_run_on_the_same_rows(root: Path, make_conf
     link = root / "latest"
     link.unlink()
     link.symlink_to("poor")
-    scores = {name: open_run(name, root).folder.read_json("manifest.json")["val_score"] for name in ("good", "poor")}
+    scores = {
+        name: open_run(name, root).folder.read_json("manifest.json")["best_val_score"] for name in ("good", "poor")
+    }
     assert find_run("best", root).name == max(scores, key=lambda name: scores[name])
     link.unlink()
     link.symlink_to("other")

@@ -13,7 +13,9 @@ from multitask.evaluation.thresholds import choose_thresholds
 from multitask.spec import TaskConfig
 
 Rows = list[tuple[bool, int]]
-ROWS = st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=2, max_size=30)
+ANY = st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=2, max_size=30)
+# Some rows bear the tag, some do not.
+ROWS = ANY.filter(lambda rows: len({is_there for is_there, _ in rows}) == 2)
 
 
 def arrays(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -25,9 +27,6 @@ def arrays(rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def test_no_other_threshold_has_a_higher_f1(rows: Rows) -> None:
     labels, scores = arrays(rows)
     (threshold,) = choose_thresholds(labels, scores)
-    if labels.min() == labels.max():
-        assert threshold == 0.5
-        return
     chosen = sk.f1_score(labels, scores >= np.float32(threshold), zero_division=0)
     assert chosen == max(sk.f1_score(labels, scores >= limit, zero_division=0) for limit in np.unique(scores))
 
@@ -36,8 +35,6 @@ def test_no_other_threshold_has_a_higher_f1(rows: Rows) -> None:
 @given(ROWS, st.sampled_from(["0.5", "0.9", "1"]))
 def test_a_floor_of_recall_is_met_with_as_few_wrong_answers_as_can_be(rows: Rows, floor: str) -> None:
     labels, scores = arrays(rows)
-    if labels.min() == labels.max():
-        return
     chosen = scores >= np.float32(choose_thresholds(labels, scores, f"recall >= {floor}")[0])
     assert sk.recall_score(labels, chosen) >= float(floor)
     for limit in np.unique(scores):
@@ -49,8 +46,6 @@ def test_a_floor_of_recall_is_met_with_as_few_wrong_answers_as_can_be(rows: Rows
 @given(ROWS, st.sampled_from(["0.5", "0.9", "1"]))
 def test_a_floor_of_precision_is_met_with_as_many_found_as_can_be(rows: Rows, floor: str) -> None:
     labels, scores = arrays(rows)
-    if labels.min() == labels.max():
-        return
     chosen = scores >= np.float32(choose_thresholds(labels, scores, f"precision >= {floor}")[0])
     cuts = [scores >= limit for limit in np.unique(scores)]
     precise = [cut for cut in cuts if sk.precision_score(labels, cut) >= float(floor)]
@@ -65,14 +60,18 @@ def test_a_floor_of_precision_is_met_with_as_many_found_as_can_be(rows: Rows, fl
 @given(ROWS, st.integers(1, 9))
 def test_no_other_threshold_costs_less(rows: Rows, price: int) -> None:
     labels, scores = arrays(rows)
-    if labels.min() == labels.max():
-        return
 
     def cost(chosen: np.ndarray) -> int:
         return price * int((labels > chosen).sum()) + int((chosen > labels).sum())
 
     chosen = scores >= np.float32(choose_thresholds(labels, scores, f"cost {price}:1")[0])
     assert cost(chosen) == min(cost(scores >= limit) for limit in np.unique(scores))
+
+
+@given(ANY, st.sampled_from(["f1", "recall >= 0.9", "precision >= 0.9", "cost 2:1"]))
+def test_a_tag_of_all_or_none_of_the_rows_is_decided_at_one_half(rows: Rows, rule: str) -> None:
+    labels, scores = arrays(rows)
+    assert choose_thresholds(labels * 0, scores, rule) == choose_thresholds(labels * 0 + 1, scores, rule) == (0.5,)
 
 
 def test_a_score_at_a_threshold_that_was_read_from_json_is_decided_as_before() -> None:

@@ -68,7 +68,7 @@ def test_an_ensemble_gives_the_mean_of_its_members_calibrated_once_more(runs: li
     for task, mean in zip(together.spec.tasks, means, strict=True):
         if task.kind == "multiclass":
             assert (found[task.name].argmax(axis=1) == mean.argmax(axis=1)).mean() > 0.9
-    scores = [run.folder.read_json("manifest.json")["val_score"] for run in (together, *runs)]
+    scores = [run.folder.read_json("manifest.json")["best_val_score"] for run in (together, *runs)]
     assert len(set(scores)) == 3, "an ensemble has a score of its own"
     stated = _scores(together)[list(together.spec.tasks[0].score_columns)].to_numpy()
     np.testing.assert_allclose(found[together.spec.tasks[0].name], stated, atol=0.02)
