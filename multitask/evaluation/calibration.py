@@ -100,8 +100,8 @@ def calibration_error(answers: Answers) -> Figures:
     """Return the expected calibration error: how far, on average, being sure is from being right, 0..1.
 
     A mean over bins of equally many answers; all tags of a task share the bins. It is never 0: of n answers in a bin,
-    chance alone makes it about 0.4 / sqrt(n). It has no baseline: who never looks and answers with the shares of the
-    classes is calibrated, and useless.
+    chance alone makes it about 0.4 / sqrt(n), and in resamples more, so that its interval leans upwards. It has no
+    baseline: who never looks and answers with the shares of the classes is calibrated, and useless.
     """
     known, total = answers.known, answers.known.sum(axis=1).astype(float)
     bins = np.zeros(known.shape, np.int64)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from PIL import Image
 
 from multitask.evaluation.tasks import Evaluation
 from multitask.storage import replacing
@@ -101,7 +103,7 @@ def write_report(
         facts=facts,
         evaluation=evaluation,
         rows_name=rows_name,
-        images={name: data_address(file.read_bytes(), "png") for name, file in figures.items()},
+        images={name: _embedded(name, file) for name, file in figures.items()},
         sections=_sections(list(figures)),
         notes=notes,
         quarantine=quarantine[["id", "reason"]].to_dict("records"),
@@ -117,6 +119,15 @@ def write_report(
     )
     with replacing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def _embedded(name: str, file: Path) -> str:
+    """Return a figure as an address; photos as JPEG, of which a page can hold many."""
+    if not name.endswith(("predictions", "_worst")):
+        return data_address(file.read_bytes(), "png")
+    stream = io.BytesIO()
+    Image.open(file).convert("RGB").save(stream, "JPEG", quality=85)
+    return data_address(stream.getvalue(), "jpeg")
 
 
 def _rows_of(details: pd.DataFrame, task: str) -> list[dict[str, object]]:
