@@ -14,7 +14,15 @@ from pydantic_core import ErrorDetails
 
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
-from multitask.settings import AugmentConfig, DataConfig, FitConfig, GateConfig, ModelConfig, SearchConfig
+from multitask.settings import (
+    AugmentConfig,
+    DataConfig,
+    FineTuneConfig,
+    FitConfig,
+    GateConfig,
+    ModelConfig,
+    SearchConfig,
+)
 from multitask.spec import LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 
@@ -34,6 +42,7 @@ class Config(Frozen):
     augment: tuple[AugmentConfig, ...] = ()
     """How pictures are changed while they train, one [[augment]] table each."""
     fit: FitConfig = FitConfig()
+    fine_tune: FineTuneConfig = FineTuneConfig()
     gate: GateConfig = GateConfig()
     search: SearchConfig = SearchConfig()
 
@@ -44,6 +53,18 @@ class Config(Frozen):
             if task not in self.tasks or not figure:
                 expected = f"task.figure, e.g. {next(iter(self.tasks))}.accuracy"
                 raise ValueError(f'gate.floors: expected {expected}, received "{name}". {nearest(task, self.tasks)}')
+        return self
+
+    @model_validator(mode="after")
+    def _second_stage_goes_deeper(self) -> Config:
+        first, second = self.model.freeze, self.fine_tune.freeze
+        if second and (second in ("all", first) or first == "none"):
+            expected = "none, or a layer before that of model.freeze"
+            raise ValueError(f'fine_tune.freeze: expected {expected} ("{first}"), received "{second}"')
+        if second == "none" and self.model.weights == "random":
+            raise ValueError('a network with random weights is trained from scratch: model.freeze = "none", alone')
+        if not second and self.fine_tune != FineTuneConfig():
+            raise ValueError("fine_tune.freeze is missing: the last layer that stays frozen, or none")
         return self
 
     @field_validator("tasks")
@@ -73,6 +94,15 @@ class Config(Frozen):
             return ModelSpec(tasks=tasks, image=image, **rest)
         except ValidationError as error:
             raise config_error(error, "tasks") from None
+
+    def last_stage(self) -> Config:
+        """Return the settings of the second stage as those of a training of its own; these, if there is none."""
+        stage = self.fine_tune
+        if not stage.freeze:
+            return self
+        model = self.model.model_copy(update={"freeze": stage.freeze})
+        fit = self.fit.model_copy(update={"epochs": stage.epochs, "learning_rate": stage.learning_rate})
+        return self.model_copy(update={"model": model, "fit": fit, "fine_tune": FineTuneConfig()})
 
     def public(self) -> dict[str, Any]:
         """Return all settings as plain values; a password of a database is `***`."""

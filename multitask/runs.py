@@ -51,6 +51,11 @@ class RunFolder:
         """Weights of the epoch with the best validation score."""
         return self / "checkpoints/best.npz"
 
+    def part(self, name: str) -> RunFolder:
+        """Return the folder of a part of this training, made if need be, with checkpoints of its own."""
+        (self / name).mkdir(exist_ok=True)
+        return RunFolder(self / name)
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
         with replacing(self / name) as path:

@@ -206,6 +206,17 @@ class FitConfig(Frozen):
         return self
 
 
+class FineTuneConfig(Frozen):
+    """A second stage: when the heads are trained, more of the network is, slowly; what is better is kept."""
+
+    freeze: str = ""
+    """Last layer that stays frozen, e.g. block4_pool; or none: train everything. Empty: there is no second stage."""
+    epochs: PositiveInt = 10
+    """Most epochs of this stage, beside those of [fit]."""
+    learning_rate: PositiveFloat = 1e-5
+    """Highest learning rate of this stage; its schedule and all else are those of [fit]."""
+
+
 class GateConfig(Frozen):
     """What a model must reach before it is published."""
 

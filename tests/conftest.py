@@ -101,7 +101,7 @@ def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             kind(**base | {name: value for name, value in settings.items() if name in kind.model_fields})
             for kind, base in sections.items()
         ]
-        whole = {name: settings[name] for name in ("tasks", "augment") if name in settings}
+        whole = {name: settings[name] for name in ("tasks", "augment", "fine_tune", "search") if name in settings}
         return Config(**dict(zip(("data", "model", "fit"), chosen, strict=True)), **whole)
 
     return make

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,10 +151,10 @@ def prepare(config: Config, progress: Progress, *, for_folds: bool = False) -> P
     prepared = Prepared(
         spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
     )
-    return _with_views(prepared, config, progress) if config.augment else prepared
+    return with_views(prepared, config, progress) if config.augment else prepared
 
 
-def _with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
+def with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
     """Compute the views of the training rows that the store lacks, if there is a frozen side that they go through.
 
     Pictures that nothing frozen stands before are changed as they are taken, anew in every epoch.
@@ -209,22 +209,32 @@ def _features(
     config: Config, network: Network, precision: str, table: Table, audit: Audit, archive: Archive, progress: Progress
 ) -> tuple[FeatureStore, int, int]:
     """Open the store, compute what it lacks, and give rows whose image cannot be decoded their reason."""
+    usable = np.flatnonzero(audit.reasons == "")
+    images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
+    store, computed, failed = filled_store(config, network, precision, images, archive, progress)
+    for row in usable[np.isin(audit.digests[usable], failed)] if failed else ():
+        audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
+    return store, computed, len(images) - computed - len(failed)
+
+
+def filled_store(
+    config: Config, network: Network, precision: str, images: Mapping[str, str], archive: Archive, progress: Progress
+) -> tuple[FeatureStore, int, list[str]]:
+    """Open the store of a network and compute what it lacks of images, digest to id.
+
+    Returns:
+        The store, how many images were computed, and the digests of those that could not be decoded.
+    """
     root, key = Path(config.data.features), store_key(network, precision)
     shape, dtype = tuple(network.frozen.output.shape[1:]), str(network.frozen.output.dtype)
     store = FeatureStore(root, key, shape, dtype)
-    usable = np.flatnonzero(audit.reasons == "")
-    images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
     missing = sum(digest not in store for digest in images)
     _make_room(config, store, missing, progress)
     with progress.track("computing features", missing) as advance:
-        failed = set(
-            compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
-        )
-    for row in usable[np.isin(audit.digests[usable], list(failed))] if failed else ():
-        audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
-    computed, reused = missing - len(failed), len(images) - missing
-    progress.say(f"features: {computed:,} images computed, {reused:,} reused, in {store.directory}")
-    return store, computed, reused
+        failed = compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
+    computed = missing - len(failed)
+    progress.say(f"features: {computed:,} images computed, {len(images) - missing:,} reused, in {store.directory}")
+    return store, computed, failed
 
 
 def _why_nothing_is_usable(audit: Audit) -> str:

@@ -42,7 +42,7 @@ def load_backbone_weights(backbone: Any, spec: ModelSpec) -> None:
         _initialise(backbone)
         return
     if spec.weights == "imagenet":
-        _copy_weights(imagenet_weights(spec.backbone, spec.image, spec.backbone_options), backbone, "imagenet")
+        copy_weights(imagenet_weights(spec.backbone, spec.image, spec.backbone_options), backbone, "imagenet")
     else:
         _load_file(backbone, Path(spec.weights))
     _complete_scaling(backbone)
@@ -139,11 +139,15 @@ def _load_file(backbone: Any, path: Path) -> None:
                 "model.backbone_options.",
             ) from None
         return
-    _copy_weights(source, backbone, str(path))
+    copy_weights(source, backbone, str(path))
 
 
-def _copy_weights(source: Any, backbone: Any, origin: str) -> None:
-    """Copy weights layer by layer; every layer of the backbone must find its own."""
+def copy_weights(source: Any, backbone: Any, origin: str) -> None:
+    """Copy weights layer by layer; every layer of the target must find its own in the source.
+
+    Raises:
+        ConfigError: one does not; `origin` says of what source.
+    """
     found = dict(_named_layers(source))
     for name, layer in _named_layers(backbone):
         values = found[name].get_weights() if name in found else []

@@ -139,6 +139,9 @@ class EpochKeeper(keras.callbacks.Callback):
         row["learning_rate"] = self.plan().learning_rate
         row["seconds"] = round(time.monotonic() - self.started, 3)
         self.history.append(row)
+        if logs is not None:
+            # What callbacks after this one see.
+            logs.update(row)
         plan = self.plan()
         if plan.best_epoch == epoch:
             save_checkpoint(self.folder.best_checkpoint, self.model, None, self.history)

@@ -23,7 +23,8 @@ from multitask.progress import Progress, Quiet
 from multitask.runs import RUNS, Run, point_latest, start_run
 from multitask.spec import LAYOUTS, TaskConfig
 from multitask.storage import replacing
-from multitask.training.fitting import MADE_OF, label_constants, leaving_no_stub, same_data_as_before
+from multitask.training.balance import label_constants
+from multitask.training.fitting import MADE_OF, leaving_no_stub, same_data_as_before
 from multitask.training.results import write_results
 from multitask.training.scoring import Held, calibrate, score_split
 
@@ -112,7 +113,7 @@ def _revise(
     progress.say(f"run: {folder.directory}")
     folder.write_json(MADE_OF, {"runs": [str(run.folder.directory) for run in runs]})
     with leaving_no_stub(folder):
-        prepared = prepare(config, progress, for_folds=_was_folded(runs[0]))
+        prepared = prepare(config.last_stage(), progress, for_folds=_was_folded(runs[0]))
         with prepared.store, prepared.archive:
             _check_rows(runs[0], prepared)
             same_data_as_before(folder, prepared)

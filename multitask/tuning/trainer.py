@@ -23,9 +23,10 @@ from multitask.network.heads import HEADS
 from multitask.network.weights import set_weights
 from multitask.progress import Progress, Quiet
 from multitask.settings import FitConfig
+from multitask.training.balance import label_constants, training_rows
 from multitask.training.checkpoints import History
 from multitask.training.epochs import balanced, seed_dropout, task_losses, validation_figures
-from multitask.training.fitting import downsample, label_constants, make_optimizer
+from multitask.training.optimizer import make_optimizer
 from multitask.training.schedule import plan_next_epoch
 from multitask.training.scoring import SCORING_BATCH
 
@@ -88,9 +89,7 @@ class Trainer:
     def __init__(self, prepared: Prepared, config: Config) -> None:
         self.prepared = prepared
         self._model, fit = prepared.network.trainable, config.fit
-        self._rows = prepared.rows("train")
-        if fit.balance == "downsample":
-            self._rows = downsample(prepared.spec, prepared.labels(self._rows), self._rows, fit.seed)
+        self._rows = training_rows(prepared, fit)
         constants = label_constants(prepared, fit.balance, Quiet())
         standardise(self._model, prepared, self._rows, fit.seed)
         for task in prepared.spec.tasks:

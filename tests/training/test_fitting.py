@@ -29,8 +29,9 @@ from multitask.progress import Quiet
 from multitask.runs import Run, RunFolder, find_run, open_run
 from multitask.spec import ModelSpec, Task
 from multitask.training import folds
+from multitask.training.balance import downsample
 from multitask.training.epochs import seed_dropout
-from multitask.training.fitting import downsample, fit, resume
+from multitask.training.fitting import fit, resume
 from tests.conftest import photo, write_table, write_zip
 
 pytestmark = pytest.mark.tensor
