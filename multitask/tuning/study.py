@@ -49,11 +49,8 @@ def search(config: Config, name: str | None, jobs: int, progress: Progress, root
         RunError: the study of that name is one of other settings or data, or is in use.
     """
     check_search(config)
-    name = name or datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
-        raise RunError(f'"{name}" cannot be the name of a study', expected="letters, digits, - and _")
     _optuna()
-    folder = root / name
+    folder = root / study_name(name)
     with locked(folder, patience_s=1.0):
         study = open_study(folder, config)
         _tidy_after_a_kill(study)
@@ -68,6 +65,18 @@ def search(config: Config, name: str | None, jobs: int, progress: Progress, root
                 shutil.rmtree(folder)
             raise
     return folder
+
+
+def study_name(name: str | None) -> str:
+    """Return the name of a study, by default the time.
+
+    Raises:
+        RunError: it cannot be one.
+    """
+    name = name or datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
+        raise RunError(f'"{name}" cannot be the name of a study', expected="letters, digits, - and _")
+    return name
 
 
 def open_study(folder: Path, config: Config | None = None) -> Any:

@@ -8,7 +8,7 @@ optimise it. What it computes is the same: order of the rows, initial weights, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -23,6 +23,7 @@ from multitask.network.heads import HEADS
 from multitask.network.weights import set_weights
 from multitask.progress import Progress, Quiet
 from multitask.settings import FitConfig
+from multitask.spec import ModelSpec
 from multitask.training.balance import label_constants, training_rows
 from multitask.training.checkpoints import History
 from multitask.training.epochs import balanced, seed_dropout, task_losses, validation_figures
@@ -115,27 +116,7 @@ class Trainer:
         """
         fit = config.fit
         history: History = []
-        classes = {task.name: task.classes for task in self.prepared.spec.tasks}
-        spec = config.model_spec(classes)
-        weights, state = self._begin_with
-        set_weights(self._model, weights)
-        for variable, value in zip(self._optimizer.variables, state, strict=True):
-            variable.assign(value)
-        self._dropout.assign(config.model.dropout)
-        for task in spec.tasks:
-            self._weights[task.name].assign(task.loss_weight)
-        batches = iter(
-            training_batches(
-                self.prepared.gather_views(self._rows),
-                *self._input,
-                self.prepared.labels(self._rows),
-                fit.batch_size,
-                fit.seed,
-                0,
-                operations=self.prepared.operations if self.prepared.views == 1 else (),
-                views=self.prepared.views,
-            )
-        )
+        spec, batches = self._begin(config)
         steps = tf.constant(math.ceil(len(self._rows) / fit.batch_size))
         for epoch in range(fit.epochs):
             plan = plan_next_epoch([row["val_score"] for row in history], fit)
@@ -157,6 +138,40 @@ class Trainer:
             if not on_epoch(epoch, row):
                 break
         return history
+
+    def try_rates(self, config: Config, rates: Sequence[float]) -> Iterator[float]:
+        """Train from the beginning, a step at each learning rate in turn; yield the losses before the steps."""
+        spec, batches = self._begin(config)
+        seed_dropout(self._model, config.fit.seed, 0)
+        for loss in self._losses.values():
+            loss.scale.assign(1.0)
+        for rate in rates:
+            self._optimizer.learning_rate = rate
+            losses = self._epoch(batches, tf.constant(1)).numpy().tolist()
+            yield sum(loss * task.loss_weight for task, loss in zip(spec.tasks, losses, strict=True))
+
+    def _begin(self, config: Config) -> tuple[ModelSpec, Any]:
+        """Go back to the weights of the beginning, with the settings of a trial; return its spec and batches."""
+        fit = config.fit
+        spec = config.model_spec({task.name: task.classes for task in self.prepared.spec.tasks})
+        weights, state = self._begin_with
+        set_weights(self._model, weights)
+        for variable, value in zip(self._optimizer.variables, state, strict=True):
+            variable.assign(value)
+        self._dropout.assign(config.model.dropout)
+        for task in spec.tasks:
+            self._weights[task.name].assign(task.loss_weight)
+        batches = training_batches(
+            self.prepared.gather_views(self._rows),
+            *self._input,
+            self.prepared.labels(self._rows),
+            fit.batch_size,
+            fit.seed,
+            0,
+            operations=self.prepared.operations if self.prepared.views == 1 else (),
+            views=self.prepared.views,
+        )
+        return spec, iter(batches)
 
     @property
     def _input(self) -> tuple[tuple[int, ...], str]:
