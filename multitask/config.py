@@ -67,6 +67,14 @@ class Config(Frozen):
             raise ValueError("fine_tune.freeze is missing: the last layer that stays frozen, or none")
         return self
 
+    @model_validator(mode="after")
+    def _folds_are_possible(self) -> Config:
+        if self.search.folds == 1:
+            raise ValueError("search.folds: expected 2 or more, or 0 for the validation split, received 1")
+        if self.search.folds and self.data.time_column:
+            raise ValueError("search.folds: folds take rows from any time to judge any other; leave time_column out")
+        return self
+
     @field_validator("tasks")
     @classmethod
     def _names_can_be_outputs(cls, tasks: dict[str, TaskConfig]) -> dict[str, TaskConfig]:

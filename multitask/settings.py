@@ -270,6 +270,8 @@ class SearchConfig(Frozen):
     """tpe: where earlier trials were good (https://doi.org/10.5555/2986459.2986743). random: anywhere."""
     objective: tuple[str, ...] = ("val_score",)
     """Figures of history.csv, on the validation split; of several the mean. One may stand without brackets."""
+    folds: NonNegativeInt = 0
+    """Cross-validate every trial in so many folds and judge by the mean over them. 0: on the validation split."""
     prune: bool = True
     """Stop a trial that is below the median of the others at the same epoch."""
     space: Annotated[dict[str, Range | Choices], tyro.conf.Suppress] = Field(default_factory=_usual_space, min_length=1)

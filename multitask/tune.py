@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "model.backbone" in config.search.space:
         _print_pareto(folder, config, progress)
     print(f"trials: {folder / 'trials.parquet'}\nplots: {folder / 'plots'}")
-    cli.print_next(command("train", "--config", folder / "best.toml"))
+    folds = ("--folds", config.search.folds) if config.search.folds else ()
+    cli.print_next(command("train", "--config", folder / "best.toml", *folds))
     return 0
 
 

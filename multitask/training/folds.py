@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -73,6 +72,16 @@ def fit_folds(
     Raises:
         ConfigError: there are fewer than 2 folds, or rows are divided by time.
     """
+    _check(config, count)
+    folder = start_run(config, name, root)
+    folder.write_json(FOLDS, {"folds": count})
+    progress.say(f"run: {folder.directory}")
+    with fitting.leaving_no_stub(folder):
+        return _fit_folds(config, count, folder, progress, callbacks)
+
+
+def _check(config: Config, count: int) -> None:
+    """Refuse so many folds, or any of rows that are divided by time."""
     if count < 2:
         raise ConfigError("too few folds", where="--folds", expected="2 or more", received=str(count))
     if config.data.time_column:
@@ -81,11 +90,20 @@ def fit_folds(
             where="data.time_column",
             fix="Leave time_column out, or train without --folds.",
         )
-    folder = start_run(config, name, root)
-    folder.write_json(FOLDS, {"folds": count})
-    progress.say(f"run: {folder.directory}")
-    with fitting.leaving_no_stub(folder):
-        return _fit_folds(config, count, folder, progress, callbacks)
+
+
+def fold_numbers(prepared: Prepared, config: Config, count: int) -> NDArray[np.int64]:
+    """Return the fold of each row that was prepared for folds, from 0; -1 of those that test."""
+    rows, found = prepared.rows("train"), np.full(len(prepared.table), -1)
+    found[rows] = splits.folds(
+        prepared.labels(rows),
+        prepared.spec.tasks,
+        prepared.groups[rows],
+        prepared.digests[rows],
+        count,
+        config.data.split_seed,
+    )
+    return found
 
 
 def resume(
@@ -127,19 +145,10 @@ def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress
     with prepared_stages(config, progress, for_folds=True) as stages:
         prepared = stages[0].prepared
         fitting.same_data_as_before(folder, prepared)
-        rows = prepared.rows("train")
-        numbers = splits.folds(
-            prepared.labels(rows),
-            prepared.spec.tasks,
-            prepared.groups[rows],
-            prepared.digests[rows],
-            count,
-            config.data.split_seed,
-        )
+        numbers = fold_numbers(prepared, config, count)
         members = []
         for number in range(count):
-            parts = prepared.parts.copy()
-            parts[rows[numbers == number]] = "validation"
+            parts = np.where(numbers == number, "validation", prepared.parts)
             progress.say(f"fold {number + 1} of {count}")
             members.append(_fit_fold(stages, parts, number, folder, progress, callbacks))
         whole, constants = _together(stages[-1].prepared, members, config)
@@ -147,10 +156,8 @@ def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress
         history = pd.concat([pd.DataFrame(member.history).assign(fold=at) for at, member in enumerate(members, 1)])
         with replacing(folder / "folds.parquet") as path:
             history.to_parquet(path, index=False)
-        of_row = np.full(len(prepared.table), -1)
-        of_row[rows] = numbers + 1
         with replacing(folder / "out_of_fold.parquet") as path:
-            score_frame(whole, whole.spec, held, {"fold": of_row[held.rows]}).to_parquet(path, index=False)
+            score_frame(whole, whole.spec, held, {"fold": numbers[held.rows] + 1}).to_parquet(path, index=False)
         mean = _mean(history)
         for row in mean:
             trackers.epoch(row)
@@ -184,7 +191,6 @@ def _fit_fold(
     part = folder.part(f"fold-{number + 1}")
     with replacing(part.config_file) as path:
         config.save(path)
-    keras.utils.set_random_seed(config.fit.seed)
     own = of_fold(stages, parts)
     constants = label_constants(own[0].prepared, config.fit.balance, Quiet())
     # A fold that is finished plans no further epoch, so this only reads its best one.

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
+
 from multitask.config import Config
 from multitask.errors import ConfigError
 from multitask.features.preparation import Prepared, filled_store, prepare, with_views
@@ -50,7 +52,8 @@ def prepared_stages(config: Config, progress: Progress, *, for_folds: bool = Fal
 
 
 def of_fold(stages: Sequence[Stage], parts: Any) -> list[Stage]:
-    """Return the stages with other splits and networks as new, on the same features."""
+    """Return the stages with other splits and networks as new, on the same features; each fold begins with one seed."""
+    keras.utils.set_random_seed(stages[0].config.fit.seed)
     found = []
     for stage in stages:
         network = build_network(stage.prepared.spec, stage.prepared.precision)

@@ -27,9 +27,11 @@ from multitask.spec import ModelSpec
 from multitask.training.balance import label_constants, training_rows
 from multitask.training.checkpoints import History
 from multitask.training.epochs import balanced, seed_dropout, task_losses, validation_figures
+from multitask.training.folds import fold_numbers
 from multitask.training.optimizer import make_optimizer
 from multitask.training.schedule import plan_next_epoch
 from multitask.training.scoring import SCORING_BATCH
+from multitask.training.stages import Stage, of_fold
 
 # Called with the number of an epoch, from 0, and its figures; False ends the trial.
 OnEpoch = Callable[[int, dict[str, float]], bool]
@@ -43,24 +45,36 @@ class Trainers:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._trainers: dict[str, Trainer] = {}
+        self._trainers: dict[str, list[Trainer]] = {}
 
     def __enter__(self) -> Trainers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for trainer in self._trainers.values():
-            trainer.prepared.store.close()
-            trainer.prepared.archive.close()
+        for trainers in self._trainers.values():
+            trainers[0].prepared.store.close()
+            trainers[0].prepared.archive.close()
 
     def trainer(self, config: Config) -> Trainer:
         """Return the trainer for a configuration; made at the first call, which computes what features are missing."""
+        return self.of_folds(config, 0)[0]
+
+    def of_folds(self, config: Config, count: int) -> list[Trainer]:
+        """Return a trainer per fold for a configuration, each with a network of its own; of 0 folds the one trainer."""
         common = common_settings(config)
-        key = common.model_dump_json()
+        key = f"{count} {common.model_dump_json()}"
         if key not in self._trainers:
             keras.utils.set_random_seed(config.fit.seed)
-            self._trainers[key] = Trainer(prepare(common, self._progress), common)
+            prepared = prepare(common, self._progress, for_folds=count > 0)
+            self._trainers[key] = [Trainer(part, common) for part in self._parts(prepared, common, count)]
         return self._trainers[key]
+
+    def _parts(self, prepared: Prepared, config: Config, count: int) -> list[Prepared]:
+        if not count:
+            return [prepared]
+        numbers, first = fold_numbers(prepared, config, count), [Stage(config, prepared)]
+        divided = [np.where(numbers == number, "validation", prepared.parts) for number in range(count)]
+        return [of_fold(first, parts)[0].prepared for parts in divided]
 
 
 def on_one_device(number: int) -> None:
