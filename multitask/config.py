@@ -12,6 +12,7 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from multitask.backbones import is_location, read_architecture
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
 from multitask.settings import (
@@ -97,6 +98,12 @@ class Config(Frozen):
         )
         height, width = self.model.image_size
         rest = self.model.model_dump(exclude={"image_size", "resize"})
+        if is_location(self.model.backbone):
+            location = Path(self.model.backbone)
+            weights = str(location) if self.model.weights == "imagenet" else self.model.weights
+            architecture = read_architecture(location, self.model.backbone_options)
+            rest |= {"backbone": location.stem, "backbone_options": {}, "weights": weights}
+            rest["architecture"] = architecture
         image = ImageSpec(height=height, width=width, resize=self.model.resize)
         try:
             return ModelSpec(tasks=tasks, image=image, **rest)

@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from multitask.backbones import BACKBONES
+from multitask.backbones import BACKBONES, is_location
 from multitask.errors import nearest
 from multitask.spec import BackboneOption, Frozen
 
@@ -88,11 +88,14 @@ class ModelConfig(Frozen):
 
     backbone: Annotated[str, _alias("--backbone")] = "vgg16"
     """Network below the heads, of keras.applications by name (mobilenetv2, efficientnetb0, densenet121, ...), each with
-    its own input scaling; or, to train from scratch, small_cnn, lenet or inception_small."""
+    its own input scaling; a .keras file or the folder of a KerasHub preset; or, to train from scratch, small_cnn, lenet
+    or inception_small."""
     backbone_options: dict[str, BackboneOption] = Field(default_factory=dict)
-    """What its constructor takes beside, e.g. alpha = 0.25 of mobilenet; as flags: alpha 0.25."""
+    """What its constructor takes beside, e.g. alpha = 0.25 of mobilenet; as flags: alpha 0.25. Of a file: scaling,
+    which is none (RGB 0..255), unit, tf, torch or caffe."""
     weights: Annotated[str, _alias("--weights")] = "imagenet"
-    """imagenet (downloaded once by Keras), random (He-initialised), or the path of a .h5 or .keras file."""
+    """imagenet (downloaded once by Keras; of a backbone from a file its own), random (He-initialised), or the path of a
+    .h5 or .keras file."""
     image_size: Annotated[tuple[PositiveInt, PositiveInt], _alias("--image-size")] = (224, 224)
     """Height and width in pixels that every image is resized to."""
     resize: Literal["stretch", "pad", "crop"] = "stretch"
@@ -107,7 +110,7 @@ class ModelConfig(Frozen):
     @field_validator("backbone")
     @classmethod
     def _is_known(cls, backbone: str) -> str:
-        if backbone not in BACKBONES:
+        if backbone not in BACKBONES and not is_location(backbone):
             raise ValueError(f'expected a known backbone, received "{backbone}". {nearest(backbone, BACKBONES)}')
         return backbone
 

@@ -114,11 +114,10 @@ class Task(TaskConfig):
     classes: tuple[str, ...] = Field(min_length=1)
     thresholds: tuple[float, ...] = ()
     """One per tag, for multilabel tasks once the model is trained."""
-
     means: tuple[float, ...] = ()
     """Of each number over the training rows; for regression tasks once the model is trained."""
     spreads: tuple[float, ...] = ()
-    """Standard deviation of each number over the training rows; for regression tasks once the model is trained."""
+    """Standard deviation of each number, likewise."""
 
     @property
     def label_columns(self) -> Names:
@@ -257,6 +256,8 @@ class ModelSpec(Frozen):
     dropout: float = 0.25
     members: PositiveInt = 1
     """Trainable sides on one frozen side, of which the scores are the mean: an ensemble."""
+    architecture: str = ""
+    """Of a backbone that came from a file: what it is made of, see `backbones.read_architecture`."""
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> ModelSpec:

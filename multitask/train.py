@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask import cli
+from multitask.backbones import is_location
 from multitask.config import Config, DataConfig, load_config
 from multitask.errors import ConfigError
 from multitask.progress import Lines
@@ -100,7 +101,7 @@ def _with_demo_data(config: Config, progress: Lines) -> Config:
 
 def _with_weights_in_reach(config: Config, progress: Lines) -> Config:
     """Let the demo, and only the demo, run without ImageNet weights."""
-    if config.model.weights != "imagenet":
+    if config.model.weights != "imagenet" or is_location(config.model.backbone):
         return config
     from multitask.network.weights import ImagenetUnreachable, imagenet_weights
 

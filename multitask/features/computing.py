@@ -61,6 +61,8 @@ def store_key(network: Network, precision: str) -> str:
         "precision": precision if spec.freeze != "none" else "",
         "weights": network.frozen_digest(),
     }
+    if spec.architecture:
+        facts["architecture"] = spec.architecture
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from multitask.backbones import BACKBONES
 from multitask.errors import ConfigError
-from multitask.network.backbone import construct, image_shape
+from multitask.network.backbone import construct, image_shape, open_architecture
 from multitask.spec import ImageSpec, ModelSpec
 
 # Random weights are the same in every run, so that their features can be reused whatever the seed of the training.
@@ -40,6 +40,9 @@ def load_backbone_weights(backbone: Any, spec: ModelSpec) -> None:
     """
     if spec.weights == "random":
         _initialise(backbone)
+        return
+    if spec.architecture and spec.weights != "random":
+        _copy_own_weights(backbone, spec)
         return
     if spec.weights == "imagenet":
         copy_weights(imagenet_weights(spec.backbone, spec.image, spec.backbone_options), backbone, "imagenet")
@@ -118,6 +121,19 @@ def _initialise(backbone: Any) -> None:
                 height, width, *channels = kernel.shape if alone else (0, 0)
                 shape = (height, width, 1, math.prod(channels)) if alone else kernel.shape
                 kernel.assign(np.reshape(initializer(shape, "float32"), kernel.shape))
+
+
+def _copy_own_weights(backbone: Any, spec: ModelSpec) -> None:
+    """Fill a backbone that came from a file with the weights in that file."""
+    model, location = open_architecture(spec), Path(spec.weights)
+    file = location / "model.weights.h5" if location.is_dir() else location
+    try:
+        model.load_weights(file)
+    except Exception as error:
+        raise ConfigError(
+            f"has no weights of {spec.backbone} ({str(error).strip().splitlines()[0]})", where=f"model.weights {file}"
+        ) from None
+    copy_weights(model, backbone, str(file))
 
 
 def _load_file(backbone: Any, path: Path) -> None:

@@ -29,7 +29,7 @@ from multitask.training.results import write_results
 from multitask.training.scoring import Held, calibrate, score_split
 
 # What must be equal where trained sides shall stand on one frozen side.
-_SHARED = ("image", "backbone", "backbone_options", "weights", "freeze", "pooling")
+_SHARED = ("image", "backbone", "backbone_options", "architecture", "weights", "freeze", "pooling")
 
 
 def with_thresholds(
