@@ -199,10 +199,6 @@ def _scores(task: Task) -> Names:
     return tuple(f"{task.name}_score_{name}" for name in task.classes)
 
 
-def _none(task: Task) -> Names:
-    return ()
-
-
 LAYOUTS: dict[Kind, Layout] = {
     "multiclass": Layout(
         one_column=True,
@@ -218,7 +214,7 @@ LAYOUTS: dict[Kind, Layout] = {
         may_list=True,
         settings=frozenset(("threshold", "threshold_by", "loss", "label_smoothing")),
         decisions=lambda task: task.classes,
-        names=_none,
+        names=lambda task: (),
         scores=_scores,
         outputs=lambda task: (f"{task.name}_present",),
     ),
@@ -226,10 +222,10 @@ LAYOUTS: dict[Kind, Layout] = {
         one_column=False,
         may_list=False,
         settings=frozenset(),
-        decisions=_none,
-        names=_none,
+        decisions=lambda task: (),
+        names=lambda task: (),
         scores=lambda task: task.classes,
-        outputs=_none,
+        outputs=lambda task: (),
     ),
 }
 

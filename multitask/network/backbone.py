@@ -68,7 +68,9 @@ def open_architecture(spec: ModelSpec) -> Any:
     described = json.loads(spec.architecture)["model"]
     where = f"model.backbone {spec.backbone}"
     if "keras_hub" in str(described.get("module")) and not importlib.util.find_spec("keras_hub"):
-        raise ConfigError("is of KerasHub, which is not installed", where=where, fix=f"{install('keras-hub>=0.32,<0.33')}.")
+        raise ConfigError(
+            "is of KerasHub, which is not installed", where=where, fix=f"{install('keras-hub>=0.32,<0.33')}."
+        )
     try:
         model = keras.saving.deserialize_keras_object(described, safe_mode=True)
         inputs, outputs = model.inputs, model.outputs
