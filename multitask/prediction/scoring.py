@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import shutil
 from collections import Counter
@@ -19,6 +20,7 @@ from multitask.parallel import bounded_map
 from multitask.prediction.protocol import Predictor, Scores
 from multitask.prediction.writing import PredictionWriter
 from multitask.progress import Progress, Quiet
+from multitask.spec import ModelSpec
 from multitask.storage import replacing
 
 BATCH_ROWS = 32
@@ -56,7 +58,7 @@ def predict_table(
     Returns:
         How many rows have which status.
     """
-    parts = _Parts(out, [predictor.spec.model_dump_json(), resume, *sorted((metadata or {}).values()), *ids], resume)
+    parts = _Parts(out, _depends(predictor.spec, ids, metadata or {}, resume), resume)
     statuses: Counter[str] = Counter()
     with (
         PredictionWriter(out, predictor.spec, id_column, metadata or {}) as writer,
@@ -75,6 +77,38 @@ def predict_table(
             statuses.update(status)
     parts.remove()
     return statuses
+
+
+def fill_blocks(
+    make: functools.partial[Predictor],
+    ids: Sequence[str],
+    archive: Archive,
+    out: Path,
+    metadata: Mapping[str, str],
+    resume: str,
+    starts: list[int],
+) -> None:
+    """Answer some blocks in another process, for the `predict_table` of the same arguments.
+
+    Args:
+        make: returns the predictor; called once per process.
+        ids, archive, out, metadata, resume: of that call.
+        starts: first rows of the blocks.
+    """
+    predictor = _made(make.func, *make.args)
+    parts = _Parts(out, _depends(predictor.spec, ids, metadata, resume), resume)
+    for start in starts:
+        if not parts.load(start):
+            parts.save(start, *score_rows(predictor, list(ids[start : start + BLOCK_ROWS]), archive))
+
+
+@functools.lru_cache(maxsize=1)
+def _made(function: Callable[..., Predictor], *arguments: str) -> Predictor:
+    return function(*arguments)
+
+
+def _depends(spec: ModelSpec, ids: Sequence[str], metadata: Mapping[str, str], resume: str) -> list[str]:
+    return [spec.model_dump_json(), resume, *sorted(metadata.values()), *ids]
 
 
 class _Parts:
