@@ -48,7 +48,7 @@ class DataConfig(Frozen):
     group_columns: tuple[str, ...] = ()
     """Rows that share a value in one of these columns stay on one side of a split, e.g. sender_id."""
     split_column: str = ""
-    """Column that says where each row belongs: train, validation or test. Empty: rows are divided here."""
+    """Column that says where each row belongs: train, validation or test; where it is empty, rows are divided here."""
     time_column: str = ""
     """Column of dates or numbers: the oldest rows train, the newest test. Empty: rows are drawn."""
     validation: Share = 0.15

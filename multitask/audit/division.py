@@ -86,10 +86,14 @@ def _given(
 ) -> NDArray[np.object_]:
     """Read the split from its column; without validation rows, some of the training rows become them.
 
-    A group of `exact` must lie in one part; validation rows are drawn so that no group of `groups` is parted either.
+    A row without a value goes where its group is, to training if that is in several parts; if it is nowhere, it is
+    drawn. A group of `exact` must lie in one part; validation rows are drawn so that no group of `groups` is parted
+    either.
     """
     where = f"{data.labels}, `{data.split_column}`"
-    codes, values = pd.factorize(_column(table, data.split_column, data), use_na_sentinel=False)
+    given = _column(table, data.split_column, data)
+    is_open = np.array([pd.isna(value) or not str(value).strip() for value in given], bool)
+    codes, values = pd.factorize(np.where(is_open, "train", given), use_na_sentinel=False)
     names = [str(value).strip().lower() for value in values]
     wrong = np.flatnonzero(~np.isin(codes, [code for code, name in enumerate(names) if name in _NAMES]))
     if len(wrong):
@@ -100,6 +104,8 @@ def _given(
             received=f'"{names[codes[wrong[0]]]}"',
         )
     parts = np.array([_NAMES[name] for name in names], object)[codes]
+    if is_open.any():
+        _place_open(table, tasks, pictures, groups, parts, is_open, data)
     for part in ("train", "test"):
         if not (parts == part).any():
             raise TableError(f"no row is in the {part} split", where=where)
@@ -113,6 +119,28 @@ def _given(
         drawn = splits.assign(marks, renumbered, (1 - share, share), keys, data.split_seed)
         parts[rows[drawn == 1]] = "validation"
     return parts
+
+
+def _place_open(
+    table: Table,
+    tasks: Sequence[Task],
+    pictures: NDArray[np.object_],
+    groups: NDArray[np.int64],
+    parts: NDArray[np.object_],
+    is_open: NDArray[np.bool_],
+    data: DataConfig,
+) -> None:
+    """Give rows without a part the one of their group, or a drawn one."""
+    for part in reversed(splits.PARTS):
+        held = np.isin(groups, groups[~is_open & (parts == part)])
+        parts[is_open & held] = part
+    rows = np.flatnonzero(is_open & ~np.isin(groups, groups[~is_open]))
+    if len(rows):
+        labels = {name: values[rows] for name, values in table.labels.items()}
+        numbers = np.unique(groups[rows], return_inverse=True)[1]
+        shares = (1 - data.validation - data.test, data.validation, data.test)
+        marks, keys = splits.indicators(labels, tasks), splits.content_keys(pictures[rows])
+        parts[rows] = np.array(splits.PARTS, object)[splits.assign(marks, numbers, shares, keys, data.split_seed)]
 
 
 def _refuse_overlap(table: Table, groups: NDArray[np.int64], parts: NDArray[np.object_], where: str) -> None:

@@ -21,8 +21,10 @@ from multitask.runs import Run, RunFolder
 from multitask.storage import replacing
 
 EXPERIMENT = REGISTERED = "multitask"
-# Alias of the newest version in the registry.
-ALIAS = "candidate"
+# Aliases in the registry: of the newest version, and of the published one.
+ALIAS, CHAMPION = "candidate", "champion"
+# File of a run that names its record.
+_NOTED = "mlflow.txt"
 # Files of a run that belong to its record; images and checkpoints stay where they are.
 _FILES = ("config.toml", "spec.json", "manifest.json", "metrics.json", "history.csv", "report.html", "model.keras")
 # What MLflow takes in one call.
@@ -61,12 +63,26 @@ class _MLflow:
         self._client.set_registered_model_alias(REGISTERED, ALIAS, version.version)
 
 
+def promote(run: Run) -> None:
+    """Let the alias `champion` of the registry point to the model of a published run, if MLflow followed it."""
+    if not (run.folder / _NOTED).is_file():
+        return
+    client, run_id = _client(run.folder), (run.folder / _NOTED).read_text(encoding="utf-8").strip()
+    versions = client.search_model_versions(f"name='{REGISTERED}' and run_id='{run_id}'")
+    if versions:
+        newest = max(versions, key=lambda version: int(version.version))
+        client.set_registered_model_alias(REGISTERED, CHAMPION, newest.version)
+
+
+def _client(folder: RunFolder) -> MlflowClient:
+    root = folder.directory.resolve().parent.parent
+    return MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}")
+
+
 def open_tracker(config: Config, folder: RunFolder) -> _MLflow:
     """Open the record of a run, or go on with the one it has."""
     root = folder.directory.resolve().parent.parent
-    address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    client = MlflowClient(address)
-    noted = folder / "mlflow.txt"
+    client, noted = _client(folder), folder / _NOTED
     if noted.is_file():
         return _MLflow(client, noted.read_text(encoding="utf-8").strip())
     experiment = client.get_experiment_by_name(EXPERIMENT)

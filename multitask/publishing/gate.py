@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def publish_run(
     progress: Progress = Quiet(),  # noqa: B008
     *,
     replace_tasks: bool = False,
+    periods: Mapping[str, set[str]] | None = None,
 ) -> tuple[int, list[Check]]:
     """Export a run if that is not done, send it through the gate, and add it as the next version.
 
@@ -75,6 +77,7 @@ def publish_run(
         gate: by default that of the run's configuration.
         progress: where to report.
         replace_tasks: let a model with other tasks or classes take the place of the published one.
+        periods: ids of test rows by a name for them, on each of which the candidate must not be worse either.
 
     Returns:
         The new version and the lines of the gate.
@@ -86,7 +89,7 @@ def publish_run(
     gate = gate or run.config.gate
     export = _proven_export(run, progress)
     beaten = folder.labels().get("stable")
-    checks, facts = _pass_gate(run, export, folder, gate, progress, replace_tasks)
+    checks, facts = _pass_gate(run, export, folder, gate, progress, replace_tasks, periods or {})
     failed = [check for check in checks if not check.passed]
     if failed:
         lines = "; ".join(f"{check.name} is {check.found}, required {check.required}" for check in failed)
@@ -106,7 +109,13 @@ def _proven_export(run: Run, progress: Progress) -> Path:
 
 
 def _pass_gate(
-    run: Run, export: Path, folder: ModelFolder, gate: GateConfig, progress: Progress, replace_tasks: bool
+    run: Run,
+    export: Path,
+    folder: ModelFolder,
+    gate: GateConfig,
+    progress: Progress,
+    replace_tasks: bool,
+    periods: Mapping[str, set[str]],
 ) -> tuple[list[Check], dict[str, Any]]:
     """Return every line of the gate, and the figures for the ledger."""
     candidate = NativePredictor(export)
@@ -132,7 +141,7 @@ def _pass_gate(
         published = NativePredictor(folder.path(versions[-1]))
         checks.append(_check_tasks(run.spec, published.spec, versions[-1], replace_tasks))
         if gate.not_worse and checks[-1].passed:
-            checks += _compare_with(published, versions[-1], run, split, scores, progress)
+            checks += _compare_with(published, versions[-1], run, split, scores, progress, periods)
     figures = {
         task: {name: round(m.value, 4) for name, m in metrics.items()} for task, metrics in found.metrics.items()
     }
@@ -187,36 +196,48 @@ def _named(classes: list[str], word: str) -> list[str]:
 
 
 def _compare_with(
-    published: NativePredictor, version: int, run: Run, split: _TestSplit, scores: Arrays, progress: Progress
+    published: NativePredictor,
+    version: int,
+    run: Run,
+    split: _TestSplit,
+    scores: Arrays,
+    progress: Progress,
+    periods: Mapping[str, set[str]],
 ) -> list[Check]:
-    """Compare with the published version, on the rows that both can read, every task that both answer alike."""
+    """Compare with the published version, on the rows that both can read, every task that both answer alike.
+
+    On all of them, and on those of each period.
+    """
     tasks, old_tasks = ({task.name: task for task in spec.tasks} for spec in (run.spec, published.spec))
     names = comparable(tasks, old_tasks)
     if not names:
         return []
     old_scores, kept = _score(published, run, split, f"version {version}", progress)
-    rows = np.isin(split.ids, kept.ids)
+    rows = np.flatnonzero(np.isin(split.ids, kept.ids))
+    ids = np.array(kept.ids, object)
     checks = []
-    for name in names:
-        labels, train_labels = split.labels[name][rows], split.train_labels[name]
-        difference = compare_task(
-            (tasks[name], old_tasks[name]),
-            labels,
-            (scores[name][rows], old_scores[name]),
-            train_labels,
-            split.groups[rows],
-            run.config.fit.seed,
-        )
-        text = f"{difference.candidate:.3f} after {difference.published:.3f}, "
-        text += f"{difference.low:+.3f} to {difference.high:+.3f}"
-        checks.append(
-            Check(
-                f"{name}.{difference.figure} against version {version}",
-                "not worse beyond the interval",
-                text,
-                not difference.is_worse,
+    for period, known in {"": set(kept.ids), **periods}.items():
+        among = np.flatnonzero([name in known for name in ids])
+        for name in names if len(among) else ():
+            difference = compare_task(
+                (tasks[name], old_tasks[name]),
+                split.labels[name][rows[among]],
+                (scores[name][rows[among]], old_scores[name][among]),
+                split.train_labels[name],
+                split.groups[rows[among]],
+                run.config.fit.seed,
             )
-        )
+            text = f"{difference.candidate:.3f} after {difference.published:.3f}, "
+            text += f"{difference.low:+.3f} to {difference.high:+.3f}"
+            of_rows = f", {period}" if period else ""
+            checks.append(
+                Check(
+                    f"{name}.{difference.figure} against version {version}{of_rows}",
+                    "not worse beyond the interval",
+                    text,
+                    not difference.is_worse,
+                )
+            )
     return checks
 
 

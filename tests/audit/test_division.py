@@ -63,6 +63,19 @@ def test_validation_rows_are_drawn_when_the_column_has_none() -> None:
     assert 20 <= (parts == "validation").sum() <= 40
 
 
+def test_rows_without_a_split_go_with_their_group_or_are_drawn() -> None:
+    given = ["train", "validation", "test", *[None] * 297]
+    table = make_table(300, part=given)
+    pictures = [str(row) for row in range(300)]
+    pictures[10], pictures[11], pictures[12] = pictures[1], pictures[2], pictures[0]
+    _, parts = run(table, pictures=pictures, split_column="part")
+    assert parts[:3].tolist() == given[:3]
+    assert parts[10:13].tolist() == ["validation", "test", "train"]
+    drawn = pd.Series(parts[13:]).value_counts(normalize=True)
+    assert drawn["train"] == pytest.approx(0.7, abs=0.06)
+    assert drawn["test"] == pytest.approx(0.15, abs=0.06)
+
+
 def test_a_column_that_parts_a_picture_is_an_error_that_names_it() -> None:
     table = make_table(30, part=["train", "validation", "test"] * 10)
     with pytest.raises(
@@ -75,7 +88,6 @@ def test_a_column_that_parts_a_picture_is_an_error_that_names_it() -> None:
     ("values", "words"),
     [
         (["train", "valdation", "test"] * 10, 'row 1 .*expected train, validation or test; received "valdation"'),
-        ([None, "train", "test"] * 10, "row 0"),
         (["train", "validation"] * 15, "no row is in the test split"),
         (["test"] * 30, "no row is in the train split"),
     ],
