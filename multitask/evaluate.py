@@ -5,11 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from multitask import cli
 from multitask.progress import Lines
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+    from multitask.data.tables import Table
+    from multitask.evaluation.assessment import Arrays
 
 
 @dataclass(frozen=True)
@@ -42,9 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     with open_archive(*images_of(arguments.table, arguments.images, run.config.data)) as archive:
         cli.load_tensorflow()
         from multitask.evaluation.assessment import evaluate_run, seen_line
+        from multitask.explaining.reasons import explain_answers
+        from multitask.network.model import load_network
         from multitask.prediction.trained import KerasPredictor
 
-        found = evaluate_run(run, KerasPredictor.of_run(run), arguments.table, archive, out, Lines())
+        def explain(table: Table, scores: Arrays, groups: NDArray[np.int64]) -> tuple[pd.DataFrame, dict[str, Figure]]:
+            network = load_network(run.folder / "model.keras", run.spec)
+            columns = table.extra.drop(columns=[*run.config.label_columns()], errors="ignore").reset_index(drop=True)
+            return explain_answers(run.spec, network, archive, list(table.ids), table.labels, scores, columns, groups)
+
+        found = evaluate_run(run, KerasPredictor.of_run(run), arguments.table, archive, out, Lines(), explain)
     new, seen = found.rows
     if found.new is not None:
         cli.print_metrics(f"Run {run.folder.name} on {new:,} new rows of {table}", found.new, run.spec)

@@ -97,7 +97,7 @@ def _published(folder: ModelFolder) -> str:
 def _merged(base: Run, arguments: Arguments, name: str, progress: Lines) -> Config:
     """Write the merged table; return the recipe of the base on it."""
     from multitask.data.frames import read_frame
-    from multitask.data.merging import merge_labels
+    from multitask.data.tables import merge_labels
     from multitask.storage import replacing
 
     data = base.config.data

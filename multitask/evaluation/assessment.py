@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from multitask.errors import TableError
 from multitask.evaluation import plots
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
+from multitask.evaluation.tasks import Evaluation, evaluate_tasks, verdict, weak_heads
 from multitask.prediction.protocol import Predictor
 from multitask.prediction.scoring import score_rows
 from multitask.progress import Progress, Quiet
@@ -36,6 +36,7 @@ GALLERY_IMAGES, WORST_IMAGES = 18, 12
 GROUP_PREFIX = "group: "
 
 Arrays = dict[str, NDArray[np.float32]]
+Explain = Callable[[Table, Arrays, NDArray[np.int64]], tuple[pd.DataFrame, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,18 @@ def evaluate_run(
     archive: Archive,
     out: Path,
     progress: Progress = Quiet(),  # noqa: B008
+    explain: Explain | None = None,
 ) -> Assessment:
     """Predict the rows of a label table and compare; write figures, plots and report.html into `out`.
 
     metrics.json and the report are those of the new rows, or of the seen ones where there is no other.
+
+    Args:
+        run, predictor: whose answers they are.
+        labels, archive: the table and its images.
+        out: folder to write.
+        progress: where to report.
+        explain: returns slices and more figures of the rows that are shown: of table, scores and groups.
 
     Raises:
         TableError: no row can be evaluated.
@@ -94,14 +103,24 @@ def evaluate_run(
 
     found = Assessment(evaluate(~seen), evaluate(seen), (int((~seen).sum()), int(seen.sum())))
     shown = seen if found.new is None else ~seen
-    _write(run, found, table.take(shown), {name: values[shown] for name, values in scores.items()}, archive, out, place)
+    table, scores = table.take(shown), {name: values[shown] for name, values in scores.items()}
+    slices, more = explain(table, scores, groups[shown]) if explain else (pd.DataFrame(), {})
+    _write(run, found, table, scores, archive, out, place, slices, more)
     with replacing(out / "quarantine.parquet") as path:
         quarantine.to_parquet(path, index=False)
     return found
 
 
 def _write(
-    run: Run, found: Assessment, table: Table, scores: Arrays, archive: Archive, out: Path, place: Location
+    run: Run,
+    found: Assessment,
+    table: Table,
+    scores: Arrays,
+    archive: Archive,
+    out: Path,
+    place: Location,
+    slices: pd.DataFrame,
+    more: Mapping[str, Any],
 ) -> None:
     shown = found.new or found.seen
     assert shown is not None
@@ -125,8 +144,10 @@ def _write(
         },
         evaluation=shown,
         rows_name=f"{place.name}" if found.new is not None else f"{place.name}, on which it was trained",
-        figures=save_plots(figures, out / "plots"),
+        figures=save_plots({**figures, **more}, out / "plots"),
         details=details,
+        slices=slices,
+        verdict=verdict(run.spec, shown, slices),
         notes=notes,
         quarantine=pd.DataFrame(columns=["id", "reason"]),
         split_counts=label_counts(run.spec, {place.stem: table.labels}),
@@ -232,7 +253,7 @@ def answer_figures(
     """
 
     def gallery(rows: NDArray[np.int64]) -> Any:
-        images = [_picture(archive, ids[row], spec) for row in rows]
+        images = [open_for_show(archive, ids[row], spec) for row in rows]
         given, true = ({name: values[rows] for name, values in part.items()} for part in (scores, labels))
         return plots.plot_predictions(spec, images, given, true)
 
@@ -249,7 +270,8 @@ def answer_figures(
     return figures
 
 
-def _picture(archive: Archive, name: str, spec: ModelSpec) -> NDArray[np.uint8]:
+def open_for_show(archive: Archive, name: str, spec: ModelSpec) -> NDArray[np.uint8]:
+    """Return a picture for people, uint8 (height, width, 3); one grey pixel where it cannot be read any more."""
     data, _ = read_image(archive, name)
     picture = open_picture(data, 2 * max(spec.image.height, spec.image.width), spec.image.max_pixels)
     return np.full((1, 1, 3), 238, np.uint8) if picture is None else np.asarray(picture)

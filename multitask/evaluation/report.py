@@ -18,12 +18,15 @@ from multitask.style import CSS, data_address
 QUARANTINE_ROWS = 50
 # So many of the worst and of the best classes or tags are shown where there are more; few are shown unfolded.
 DETAIL_ROWS, OPEN_ROWS = 12, 12
+# Slices that are shown, the worst first.
+SLICE_ROWS = 15
 
 TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title>
 <style>{{ css }}</style></head><body>
 <h1>{{ title }}</h1>
+{% for line in verdict %}<p>{{ line }}</p>{% endfor %}
 {% for note in notes %}<p class="faint">{{ note }}</p>{% endfor %}
 <h2>Results on {{ rows_name }}</h2>
 <p class="faint">Light bar: value. Dark: 95% bootstrap interval. Line: the baseline, which never looks at the image.</p>
@@ -49,6 +52,19 @@ TEMPLATE = """<!doctype html>
 <h2>{{ heading }}</h2><div class="{{ 'pair' if names|length > 1 }}">
 {% for name in names %}<figure><img alt="{{ name.replace('_', ' ') }}" src="{{ images[name] }}">
 </figure>{% endfor %}</div>{% endfor %}
+{% if slices %}<h2>Slices</h2>
+<p class="faint">Rows by other columns and by properties of the picture; p is the chance that a slice is as good as the
+rest, of all {{ slices_total }} slices together.</p>
+<div class="scroll"><table><tr><th>task</th><th>where</th><th class="number">rows</th><th>figure</th>
+<th class="number">here</th><th class="number">interval</th><th class="number">elsewhere</th>
+<th class="number">p</th></tr>
+{% for row in slices %}<tr><td>{{ row.task }}</td><td>{{ row.column }}: {{ row.value }}</td>
+<td class="number">{{ "{:,}".format(row.rows) }}</td><td>{{ row.figure }}</td>
+<td class="number">{% if row.is_worse %}<b>{% endif %}{{ "%.3f" % row.here }}{% if row.is_worse %}</b>{% endif %}</td>
+<td class="number">{{ "%.3f" % row.low }} to {{ "%.3f" % row.high }}</td>
+<td class="number">{{ "%.3f" % row.elsewhere }}</td><td class="number">{{ "%.3f" % row.p }}</td></tr>
+{% endfor %}</table></div>
+{% if slices|length < slices_total %}<p class="faint">All are in slices.parquet.</p>{% endif %}{% endif %}
 <h2>Data</h2>
 <div class="scroll"><table><tr><th></th>{% for part in parts %}<th class="number">{{ part }}</th>{% endfor %}</tr>
 {% for name, counts in shown_counts %}<tr><td>{{ name }}</td>{% for part in parts %}
@@ -76,6 +92,8 @@ def write_report(
     rows_name: str,
     figures: Mapping[str, Path],
     details: pd.DataFrame,
+    slices: pd.DataFrame,
+    verdict: Sequence[str],
     notes: Sequence[str],
     quarantine: pd.DataFrame,
     split_counts: Mapping[str, Mapping[str, int]],
@@ -91,6 +109,8 @@ def write_report(
         rows_name: of what rows, e.g. the test split.
         figures: PNG files by name; grouped by how their names end.
         details: a row per class and tag: task, label and figures.
+        slices: see `explaining.slices`; may have no rows.
+        verdict: what it comes to, in sentences.
         notes: what a reader should keep in mind.
         quarantine: columns id and reason.
         split_counts: per label, rows per split.
@@ -105,6 +125,9 @@ def write_report(
         rows_name=rows_name,
         images={name: _embedded(name, file) for name, file in figures.items()},
         sections=_sections(list(figures)),
+        verdict=verdict,
+        slices=slices[:SLICE_ROWS].to_dict("records"),
+        slices_total=len(slices),
         notes=notes,
         quarantine=quarantine[["id", "reason"]].to_dict("records"),
         shown=QUARANTINE_ROWS,
@@ -123,7 +146,7 @@ def write_report(
 
 def _embedded(name: str, file: Path) -> str:
     """Return a figure as an address; photos as JPEG, of which a page can hold many."""
-    if not name.endswith(("predictions", "_worst")):
+    if not name.endswith(("predictions", "_worst", "_confused", "_attention")):
         return data_address(file.read_bytes(), "png")
     stream = io.BytesIO()
     Image.open(file).convert("RGB").save(stream, "JPEG", quality=85)
@@ -152,6 +175,8 @@ def _sections(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     headings = {
         "Test photos": ("predictions",),
         **{f"Most surely wrong: {name.removesuffix('_worst')}": (name,) for name in names if name.endswith("_worst")},
+        "Taken for another": ("_confused",),
+        "What the network looked at": ("_attention",),
         "Training": ("folds", "history"),
         "Confusion": ("_confusion",),
         "Numbers": ("_scatter",),

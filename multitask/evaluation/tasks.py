@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
@@ -171,6 +172,34 @@ def weak_heads(spec: ModelSpec, found: Evaluation) -> list[str]:
                 f"{shown} is bought with accuracy: {accuracy.value:.3f}, below the {accuracy.baseline:.3f} of always "
                 "answering the most frequent; fit.balance weighs rare answers, thresholds favour F1"
             )
+    return lines
+
+
+def verdict(spec: ModelSpec, found: Evaluation, slices: pd.DataFrame) -> list[str]:
+    """Say in a sentence per task what it is worth against looking at nothing, and where it is worst.
+
+    Args:
+        spec, found: tasks and their figures.
+        slices: see `explaining.slices`; without rows where nobody has looked.
+    """
+    lines = []
+    for task in spec.tasks:
+        metrics, main = found.metrics[task.name], EVALUATORS[task.kind].main
+        metric = metrics[main]
+        beats = "better than" if metric.low > metric.baseline else "not surely better than"
+        line = f"{task.name}: {main.replace('_', ' ')} {metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f}), "
+        line += f"{beats} the {metric.baseline:.3f} of never looking at the image"
+        if "calibration_error" in metrics:
+            line += f"; what it is sure of is off by {metrics['calibration_error'].value:.1%} on average"
+        worse = slices[slices["is_worse"] & (slices["task"] == task.name)] if len(slices) else slices
+        for row in worse[:1].itertuples():
+            line += (
+                f". Worst where {row.column} is {row.value}: {row.figure} {row.here:.3f} ({row.low:.3f} to "
+                f"{row.high:.3f}, {row.rows} rows), elsewhere {row.elsewhere:.3f}"
+            )
+        if len(slices) and not len(worse):
+            line += ". No slice is worse than the rest beyond chance"
+        lines.append(f"{line}.")
     return lines
 
 

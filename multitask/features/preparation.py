@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from multitask.audit.division import crossing, divide, warn_of_crossing
 from multitask.audit.inspection import explain_unreadable
+from multitask.audit.looks import Looks
 from multitask.audit.rows import Audit, audit_cache, audit_rows
 from multitask.config import Config
 from multitask.data.archives import Archive
@@ -53,6 +54,7 @@ class Prepared:
         store: features of all rows.
         quarantine: the other rows: id, row (in the label table) and reason.
         archive: the images.
+        looks: (rows,) properties of the pictures: brightness, contrast, sharpness, megapixels, width by height.
         images_computed, images_reused: how many distinct images went through the frozen side now, and before.
         operations: that change pictures while they train.
         views: features of each training row: of its image, and of what the operations made of it.
@@ -68,6 +70,7 @@ class Prepared:
     store: FeatureStore
     quarantine: pd.DataFrame
     archive: Archive
+    looks: pd.DataFrame
     images_computed: int
     images_reused: int
     operations: tuple[AugmentConfig, ...] = ()
@@ -154,9 +157,9 @@ def prepare(
     crossed = crossing(groups, parts)
     if crossed:
         progress.say(warn_of_crossing(crossed))
-    prepared = Prepared(
-        spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
-    )
+    looks = _properties(audit.looks, audit.images[usable])
+    whole = (spec, network, precision, table, digests, groups, parts, store, quarantine, archive, looks)
+    prepared = Prepared(*whole, images_computed=computed, images_reused=reused)
     return with_views(prepared, config, progress, workers) if config.augment else prepared
 
 
@@ -226,6 +229,13 @@ def _features(
     for row in usable[np.isin(audit.digests[usable], failed)] if failed else ():
         audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
     return store, computed, len(images) - computed - len(failed)
+
+
+def _properties(looks: Looks, files: NDArray[np.int64]) -> pd.DataFrame:
+    """Return what is known of the picture of each row."""
+    found = {name: getattr(looks, name)[files] for name in ("brightness", "contrast", "sharpness")}
+    width, height = looks.width[files].astype(np.float32), looks.height[files].astype(np.float32)
+    return pd.DataFrame({**found, "megapixels": width * height / 1e6, "width by height": width / np.maximum(height, 1)})
 
 
 def _why_nothing_is_usable(audit: Audit) -> str:

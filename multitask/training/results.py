@@ -19,10 +19,11 @@ from multitask.evaluation import plots
 from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, label_counts, write_details
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import Evaluation, evaluate_tasks, validation_score, weak_heads
+from multitask.evaluation.tasks import Evaluation, evaluate_tasks, validation_score, verdict, weak_heads
+from multitask.explaining.reasons import explain_answers
 from multitask.features.preparation import Prepared
 from multitask.network.heads import HEADS
-from multitask.network.model import build_network
+from multitask.network.model import Network, build_network
 from multitask.network.weights import set_weights
 from multitask.privacy import hide_secrets
 from multitask.progress import Progress
@@ -66,7 +67,7 @@ def write_results(
     _write_tables(prepared, config, folder)
     _write_scores(prepared, spec, {"validation": held, "test": tested}, folder)
     spec.save(folder / "spec.json")
-    _save_model(prepared, folder)
+    network = _save_model(prepared, folder)
     score = validation_score(spec, prepared.labels(held.rows), held.scores)["score"]
     manifest = manifest_of(prepared, config, constants, history, held, score, started)
     folder.write_json("manifest.json", manifest)
@@ -74,7 +75,7 @@ def write_results(
     folder.write_json("metrics.json", evaluation.as_dict())
     progress.say("plots and report")
     try:
-        _explain(prepared, config, spec, scores, evaluation, details, history, manifest, folder, figures)
+        _explain(prepared, network, config, spec, scores, evaluation, details, history, manifest, folder, figures)
     except Exception as error:
         # A picture that cannot be drawn must not cost a training.
         progress.say(f"no report ({type(error).__name__}: {error}); model and figures are whole")
@@ -83,6 +84,7 @@ def write_results(
 
 def _explain(
     prepared: Prepared,
+    network: Network,
     config: Config,
     spec: ModelSpec,
     scores: Arrays,
@@ -100,7 +102,14 @@ def _explain(
         prepared.labels(test),
         prepared.labels(prepared.rows("train")),
     )
+    columns = pd.concat([_other_columns(prepared, config), prepared.looks], axis=1).iloc[test]
+    slices, pictures = explain_answers(
+        spec, network, prepared.archive, ids, labels, scores, columns, prepared.groups[test]
+    )
+    with replacing(folder / "slices.parquet") as path:
+        slices.to_parquet(path, index=False)
     figures = {
+        **pictures,
         **answer_figures(spec, prepared.archive, ids, labels, scores, train_labels),
         "history": plots.plot_history(pd.DataFrame(history)),
         **more,
@@ -108,7 +117,8 @@ def _explain(
     }
     notes = [*weak_heads(spec, evaluation), *notes_on(prepared, history)]
     rows = {part: len(prepared.rows(part)) for part in splits.PARTS}
-    write_model_card(folder / "MODEL_CARD.md", spec, config, evaluation, manifest, rows, notes)
+    found = verdict(spec, evaluation, slices)
+    write_model_card(folder / "MODEL_CARD.md", spec, config, evaluation, manifest, rows, [*found, *notes])
     write_report(
         folder / "report.html",
         title=f"Run {folder.name}",
@@ -117,6 +127,8 @@ def _explain(
         rows_name="the test split",
         figures=save_plots(figures, folder / "plots"),
         details=details,
+        slices=slices,
+        verdict=found,
         notes=notes,
         quarantine=prepared.quarantine,
         split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
@@ -170,8 +182,16 @@ def _write_scores(prepared: Prepared, spec: ModelSpec, parts: Mapping[str, Held]
         pd.concat(frames).to_parquet(path, index=False)
 
 
-def _save_model(prepared: Prepared, folder: RunFolder) -> None:
-    """Save the whole network as float32, which loads on any machine."""
+def _other_columns(prepared: Prepared, config: Config) -> pd.DataFrame:
+    """Return the columns of the label table that say something else of a row than its id, labels and split."""
+    data = config.data
+    known = {*config.label_columns(), *data.group_columns, data.id_column, data.split_column}
+    extra = prepared.table.extra
+    return extra[[name for name in extra if name not in known]].reset_index(drop=True)
+
+
+def _save_model(prepared: Prepared, folder: RunFolder) -> Network:
+    """Save the whole network as float32, which loads on any machine; return it."""
     network = prepared.network
     if prepared.precision != "float32":
         network = build_network(prepared.spec, "float32", initialise=False)
@@ -182,6 +202,7 @@ def _save_model(prepared: Prepared, folder: RunFolder) -> None:
     network.whole.summary(expand_nested=True, line_length=110, print_fn=lambda line, **_: lines.append(line))
     with replacing(folder / "model_summary.txt") as path:
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return network
 
 
 def _stages(prepared: Prepared) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:

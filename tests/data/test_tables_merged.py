@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.data.merging import merge_labels
+from multitask.data.tables import merge_labels
 from multitask.errors import TableError
 
 OLD = pd.DataFrame(
