@@ -190,7 +190,7 @@ def verdict(spec: ModelSpec, found: Evaluation, slices: pd.DataFrame) -> list[st
         line = f"{task.name}: {main.replace('_', ' ')} {metric.value:.3f} ({metric.low:.3f} to {metric.high:.3f}), "
         line += f"{beats} the {metric.baseline:.3f} of never looking at the image"
         if "calibration_error" in metrics:
-            line += f"; what it is sure of is off by {metrics['calibration_error'].value:.1%} on average"
+            line += f"; its certainty is off by {metrics['calibration_error'].value:.1%} on average"
         worse = slices[slices["is_worse"] & (slices["task"] == task.name)] if len(slices) else slices
         for row in worse[:1].itertuples():
             line += (
