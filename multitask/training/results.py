@@ -22,6 +22,7 @@ from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, label_
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
 from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
+from multitask.monitoring.profile import write_profile
 from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
@@ -106,8 +107,9 @@ def write_results(
     progress.say("plots and report")
     try:
         _explain(prepared, config, spec, scores, evaluation, details, history, manifest, folder, figures)
+        write_profile(folder, spec, prepared.archive, progress)
     except Exception as error:
-        # A picture that cannot be drawn must not cost a training.
+        # What explains a training must not cost it: a picture that cannot be drawn, or a profile.
         progress.say(f"no report ({type(error).__name__}: {error}); model and figures are whole")
     return spec
 
