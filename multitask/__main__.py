@@ -11,7 +11,7 @@ from multitask import cli
 from multitask.errors import ConfigError, nearest
 
 # In the order in which a person comes by them.
-DOORS = ("explore", "train", "tune", "evaluate", "predict", "export", "publish", "serve")
+DOORS = ("explore", "train", "tune", "evaluate", "predict", "export", "publish", "serve", "monitor")
 
 
 def main(argv: list[str] | None = None) -> None:
