@@ -90,7 +90,9 @@ def compare(
             found.append(_decisions(name, answers, other))
     if refused is not None and all(count for _, count in refused):
         parts = [np.repeat(np.array(["yes", "no"], object), (no, count - no)) for no, count in refused]
-        found.append(replace(_decisions(REFUSED, *parts), limit=REFUSED_LIMIT, unit="share of images"))
+        shift = replace(_decisions(REFUSED, *parts), limit=REFUSED_LIMIT, unit="share of images", answer="yes")
+        before, now = (no / count for no, count in refused)
+        found.append(replace(shift, reference=before, window=now))
     adjusted = holm([shift.p_value for shift in found])
     found = [replace(shift, p_value=value) for shift, value in zip(found, adjusted, strict=True)]
     return sorted(found, key=lambda shift: (not shift.moved, -shift.effect / shift.limit))

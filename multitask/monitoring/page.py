@@ -54,7 +54,8 @@ if verdict.window.span }} against {{ "{:,}".format(verdict.profile.frame|length)
 {{ verdict.run }}</p>
 <div class="verdict"><b>{% if verdict.alarm %}Alarm: {{ verdict.moved|length }} of
 {{ verdict.shifts|length + verdict.known|length }} properties moved{% else %}No alarm{% endif %}</b>
-{% if verdict.alarm %}<p>{{ verdict.moved[:12]|join(", ") }}{{ " and more" if verdict.moved|length > 12 }}</p>{% else %}
+{% if verdict.alarm %}<p>{{ verdict.moved[:12]|join(", ")|replace("_", " ") }}
+{{ " and more" if verdict.moved|length > 12 }}</p>{% else %}
 <p>Nothing moved that is both significant and large.</p>{% endif %}</div>
 <div class="kpis"><div><b>{{ percent(verdict.window.refused / verdict.window.rows) }}</b><span>refused images,
 {{ percent(verdict.profile.facts.refused / verdict.profile.facts.looked) }} in the reference</span></div>
