@@ -159,7 +159,6 @@ def _config(data: Data, weights: str, scratch: Path) -> Config:
             backbone_options={"alpha": 0.25},
             weights=weights,
             image_size=(224, 224),
-            pooling="avg",
         ),
         fit=FitConfig(epochs=30, learning_rate=1e-3),
     )
