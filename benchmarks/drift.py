@@ -1,6 +1,6 @@
 """Does the monitor see what has changed, and keep quiet where nothing has? Prints alarms in 100 windows of each kind.
 
-    python benchmarks/drift.py --clothing DIR --xray DIR --weights mobilenet_2_5_224_tf_no_top.h5      # 10 minutes
+    python benchmarks/drift.py --clothing DIR --xray DIR --weights mobilenet_2_5_224_tf_no_top.h5      # 6 minutes
 
 A MobileNet (0.25) is trained on some rows, without one class. The others are the pool: neither the model nor its
 profile has seen them. A window is drawn from it, as it is or with its pictures changed (saved with the tables of the
