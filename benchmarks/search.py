@@ -1,10 +1,12 @@
 """How much cheaper are many trainings on what they have in common? Prints ratios of whole processes, from one run.
 
-    python benchmarks/search.py trials --labels labels.parquet --images images.zip     # 15 minutes on two cores
+    python benchmarks/search.py trials folds --labels labels.parquet --images images.zip     # 15 minutes on two cores
 
 `trials`: a search of 50 trials on stored features against 50 plain runs, each from nothing with an empty store. Plain
 runs are extrapolated from two; the search from `--trials` of them, if fewer are done: its start as measured, every
 trial as their mean.
+
+`folds`: cross-validation in five folds against one training, each from nothing with an empty store.
 """
 
 from __future__ import annotations
@@ -40,8 +42,7 @@ def main() -> None:
 
 def trials(arguments: argparse.Namespace, folder: Path) -> None:
     """Compare a search with plain runs."""
-    settings = ["--config", str(arguments.config.resolve()), "--weights", "random", "--epochs", str(arguments.epochs)]
-    settings += ["--labels", str(arguments.labels.resolve()), "--images", str(arguments.images.resolve())]
+    settings = _settings(arguments)
     plain = [_seconds(["-m", "multitask.train", *settings], _new(folder / name)) for name in ("first", "second")]
     where = folder / "second"
     search = ["-m", "multitask.tune", *settings, "--name", "search", "--trials", str(arguments.trials)]
@@ -59,6 +60,20 @@ def trials(arguments: argparse.Namespace, folder: Path) -> None:
     print(f"ratio plain runs / search on stored features: {runs / total:6.1f}")
 
 
+def folds(arguments: argparse.Namespace, folder: Path) -> None:
+    """Compare a cross-validation with one training."""
+    train = ["-m", "multitask.train", *_settings(arguments)]
+    once = _seconds(train, _new(folder / "once"))
+    crossed = _seconds([*train, "--folds", "5"], _new(folder / "crossed"))
+    print(f"\none training from nothing, {arguments.epochs} epochs: {once:.1f} s; five folds: {crossed:.1f} s")
+    print(f"ratio five folds / one training: {crossed / once:6.2f}")
+
+
+def _settings(arguments: argparse.Namespace) -> list[str]:
+    settings = ["--config", str(arguments.config.resolve()), "--weights", "random", "--epochs", str(arguments.epochs)]
+    return [*settings, "--labels", str(arguments.labels.resolve()), "--images", str(arguments.images.resolve())]
+
+
 def _new(folder: Path) -> Path:
     folder.mkdir()
     return folder
@@ -72,7 +87,7 @@ def _seconds(command: list[str], folder: Path) -> float:
     return time.monotonic() - started
 
 
-PARTS = {"trials": trials}
+PARTS = {"trials": trials, "folds": folds}
 
 if __name__ == "__main__":
     main()

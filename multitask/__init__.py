@@ -23,7 +23,7 @@ _ROOMS = {
     "draw_sample": "demo.sample",
     "read_table": "data.tables",
     "open_archive": "data.archives",
-    "make_dataset": "training.dataset",
+    "make_dataset": "features.dataset",
     "audit_rows": "audit.rows",
     "fit": "notebook",
     "resume": "notebook",

@@ -11,7 +11,20 @@ from multitask import cli
 from multitask.errors import ConfigError, nearest
 
 # In the order in which a person comes by them.
-DOORS = ("explore", "train", "tune", "evaluate", "predict", "export", "publish", "serve", "monitor")
+DOORS = (
+    "explore",
+    "train",
+    "tune",
+    "compare",
+    "evaluate",
+    "thresholds",
+    "ensemble",
+    "predict",
+    "export",
+    "publish",
+    "serve",
+    "monitor",
+)
 
 
 def main(argv: list[str] | None = None) -> None:

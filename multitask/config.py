@@ -12,9 +12,18 @@ import tomli_w
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from multitask.backbones import is_location, read_architecture
 from multitask.errors import ConfigError, nearest
 from multitask.privacy import hide_secrets
-from multitask.settings import AugmentConfig, DataConfig, FitConfig, GateConfig, ModelConfig, SearchConfig
+from multitask.settings import (
+    AugmentConfig,
+    DataConfig,
+    FineTuneConfig,
+    FitConfig,
+    GateConfig,
+    ModelConfig,
+    SearchConfig,
+)
 from multitask.spec import LAYOUTS, Frozen, ImageSpec, ModelSpec, Task, TaskConfig
 
 
@@ -34,6 +43,7 @@ class Config(Frozen):
     augment: tuple[AugmentConfig, ...] = ()
     """How pictures are changed while they train, one [[augment]] table each."""
     fit: FitConfig = FitConfig()
+    fine_tune: FineTuneConfig = FineTuneConfig()
     gate: GateConfig = GateConfig()
     search: SearchConfig = SearchConfig()
 
@@ -44,6 +54,26 @@ class Config(Frozen):
             if task not in self.tasks or not figure:
                 expected = f"task.figure, e.g. {next(iter(self.tasks))}.accuracy"
                 raise ValueError(f'gate.floors: expected {expected}, received "{name}". {nearest(task, self.tasks)}')
+        return self
+
+    @model_validator(mode="after")
+    def _second_stage_goes_deeper(self) -> Config:
+        first, second = self.model.freeze, self.fine_tune.freeze
+        if second and (second in ("all", first) or first == "none"):
+            expected = "none, or a layer before that of model.freeze"
+            raise ValueError(f'fine_tune.freeze: expected {expected} ("{first}"), received "{second}"')
+        if second == "none" and self.model.weights == "random":
+            raise ValueError('a network with random weights is trained from scratch: model.freeze = "none", alone')
+        if not second and self.fine_tune != FineTuneConfig():
+            raise ValueError("fine_tune.freeze is missing: the last layer that stays frozen, or none")
+        return self
+
+    @model_validator(mode="after")
+    def _folds_are_possible(self) -> Config:
+        if self.search.folds == 1:
+            raise ValueError("search.folds: expected 2 or more, or 0 for the validation split, received 1")
+        if self.search.folds and self.data.time_column:
+            raise ValueError("search.folds: folds take rows from any time to judge any other; leave time_column out")
         return self
 
     @field_validator("tasks")
@@ -68,11 +98,26 @@ class Config(Frozen):
         )
         height, width = self.model.image_size
         rest = self.model.model_dump(exclude={"image_size", "resize"})
+        if is_location(self.model.backbone):
+            location = Path(self.model.backbone)
+            weights = str(location) if self.model.weights == "imagenet" else self.model.weights
+            architecture = read_architecture(location, self.model.backbone_options)
+            rest |= {"backbone": location.stem, "backbone_options": {}, "weights": weights}
+            rest["architecture"] = architecture
         image = ImageSpec(height=height, width=width, resize=self.model.resize)
         try:
             return ModelSpec(tasks=tasks, image=image, **rest)
         except ValidationError as error:
             raise config_error(error, "tasks") from None
+
+    def last_stage(self) -> Config:
+        """Return the settings of the second stage as those of a training of its own; these, if there is none."""
+        stage = self.fine_tune
+        if not stage.freeze:
+            return self
+        model = self.model.model_copy(update={"freeze": stage.freeze})
+        fit = self.fit.model_copy(update={"epochs": stage.epochs, "learning_rate": stage.learning_rate})
+        return self.model_copy(update={"model": model, "fit": fit, "fine_tune": FineTuneConfig()})
 
     def public(self) -> dict[str, Any]:
         """Return all settings as plain values; a password of a database is `***`."""

@@ -37,6 +37,8 @@ from multitask.spec import TaskConfig
 from multitask.storage import replacing
 
 if TYPE_CHECKING:
+    import keras
+
     from multitask.prediction.trained import KerasPredictor
 
 _ONE = (bytes, str, os.PathLike, Image.Image, np.ndarray)
@@ -117,6 +119,7 @@ def fit(
     folds: int | None = None,
     progress: Progress = Quiet(),  # noqa: B008
     root: Path = RUNS,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
     **settings: Any,
 ) -> Run:
     """Train a model.
@@ -130,6 +133,7 @@ def fit(
         folds: cross-validate with so many, and put their networks together.
         progress: where to report; `multitask.Lines()` prints.
         root: folder of all runs.
+        callbacks: Keras callbacks of your own; `logs` of an epoch hold the row of history.csv, `val_score` in it.
         settings: single settings by their names, e.g. backbone="vgg16", epochs=10, group_columns=("sender_id",).
 
     Raises:
@@ -156,17 +160,22 @@ def fit(
     from multitask.training.folds import fit_folds
 
     if folds is None:
-        trained = fitting.fit(whole, name, progress, Path(root))
+        trained = fitting.fit(whole, name, progress, Path(root), callbacks)
     else:
-        trained = fit_folds(whole, folds, name, progress, Path(root))
+        trained = fit_folds(whole, folds, name, progress, Path(root), callbacks)
     return Run(trained.folder, trained.config, trained.spec)
 
 
-def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
+def resume(
+    name: str,
+    progress: Progress = Quiet(),  # noqa: B008
+    root: Path = RUNS,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> Run:
     """Go on with an interrupted run; the result is that of a run that was never interrupted."""
     from multitask.training.folds import resume as go_on
 
-    trained = go_on(name, progress, root)
+    trained = go_on(name, progress, root, callbacks=callbacks)
     return Run(trained.folder, trained.config, trained.spec)
 
 

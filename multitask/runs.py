@@ -18,6 +18,8 @@ from multitask.spec import ModelSpec
 from multitask.storage import replacing
 
 RUNS = Path("model_training/runs")
+# Names that stand for a run.
+_WORDS = ("latest", "best")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class RunFolder:
         """Weights of the epoch with the best validation score."""
         return self / "checkpoints/best.npz"
 
+    def part(self, name: str) -> RunFolder:
+        """Return the folder of a part of this training, made if need be, with checkpoints of its own."""
+        (self / name).mkdir(exist_ok=True)
+        return RunFolder(self / name)
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
         with replacing(self / name) as path:
@@ -75,7 +82,7 @@ def start_run(config: Config, name: str | None = None, root: Path = RUNS) -> Run
         RunError: there is a run of that name.
     """
     folder = RunFolder(root / (name or datetime.now().strftime("%Y-%m-%d-%H%M%S")))
-    if name is not None and (not re.fullmatch(r"[\w.-]+", name) or name in ("latest", ".", "..")):
+    if name is not None and (not re.fullmatch(r"[\w.-]+", name) or name in (*_WORDS, ".", "..")):
         raise RunError(f'"{name}" cannot be the name of a run', expected="letters, digits, - and _")
     try:
         folder.directory.mkdir(parents=True)
@@ -93,15 +100,38 @@ def start_run(config: Config, name: str | None = None, root: Path = RUNS) -> Run
 def find_run(name: str = "latest", root: Path = RUNS) -> RunFolder:
     """Find a run folder by the name of the run or by its path.
 
+    `latest` is the newest finished one. `best` has the highest validation score among the finished runs that answer the
+    same tasks and have the same rows, labels and split as `latest` (of others the scores are not comparable).
+
     Raises:
         RunError: there is none.
     """
+    if name == "best":
+        return _best(root)
     for directory in (root / name, Path(name)):
         if (directory / "config.toml").is_file():
             return RunFolder(directory.resolve())
-    known = [folder.parent.name for folder in sorted(root.glob("*/config.toml")) if folder.parent.name != "latest"]
+    known = [folder.name for folder in run_folders(root)]
     fix = nearest(name, known) if known else f"Train one: {command('train')}"
     raise RunError(f'no run "{name}"', where=str(root), fix=fix)
+
+
+def run_folders(root: Path = RUNS) -> list[RunFolder]:
+    """Return the folders of all runs, finished or not."""
+    found = [file.parent for file in sorted(root.glob("*/config.toml"))]
+    return [RunFolder(folder) for folder in found if not folder.is_symlink()]
+
+
+def _best(root: Path) -> RunFolder:
+    latest = find_run("latest", root)
+
+    def kin(folder: RunFolder) -> list[Any]:
+        tasks = ModelSpec.load(folder / "spec.json").tasks
+        return [folder.read_json("data.json")["data"], [(task.name, task.kind, task.classes) for task in tasks]]
+
+    finished = [folder for folder in run_folders(root) if (folder / "metrics.json").is_file()]
+    alike = [folder for folder in finished if kin(folder) == kin(latest)]
+    return max(alike, key=lambda folder: folder.read_json("manifest.json")["best_val_score"])
 
 
 def open_run(name: str = "latest", root: Path = RUNS) -> Run:

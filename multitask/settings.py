@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 
-from multitask.backbones import BACKBONES
+from multitask.backbones import BACKBONES, is_location
 from multitask.errors import nearest
 from multitask.spec import BackboneOption, Frozen
 
@@ -88,11 +88,14 @@ class ModelConfig(Frozen):
 
     backbone: Annotated[str, _alias("--backbone")] = "vgg16"
     """Network below the heads, of keras.applications by name (mobilenetv2, efficientnetb0, densenet121, ...), each with
-    its own input scaling; or, to train from scratch, small_cnn, lenet or inception_small."""
+    its own input scaling; a .keras file or the folder of a KerasHub preset; or, to train from scratch, small_cnn, lenet
+    or inception_small."""
     backbone_options: dict[str, BackboneOption] = Field(default_factory=dict)
-    """What its constructor takes beside, e.g. alpha = 0.25 of mobilenet; as flags: alpha 0.25."""
+    """What its constructor takes beside, e.g. alpha = 0.25 of mobilenet; as flags: alpha 0.25. Of a file: scaling,
+    which is none (RGB 0..255), unit, tf, torch or caffe."""
     weights: Annotated[str, _alias("--weights")] = "imagenet"
-    """imagenet (downloaded once by Keras), random (He-initialised), or the path of a .h5 or .keras file."""
+    """imagenet (downloaded once by Keras; of a backbone from a file its own), random (He-initialised), or the path of a
+    .h5 or .keras file."""
     image_size: Annotated[tuple[PositiveInt, PositiveInt], _alias("--image-size")] = (224, 224)
     """Height and width in pixels that every image is resized to."""
     resize: Literal["stretch", "pad", "crop"] = "stretch"
@@ -107,7 +110,7 @@ class ModelConfig(Frozen):
     @field_validator("backbone")
     @classmethod
     def _is_known(cls, backbone: str) -> str:
-        if backbone not in BACKBONES:
+        if backbone not in BACKBONES and not is_location(backbone):
             raise ValueError(f'expected a known backbone, received "{backbone}". {nearest(backbone, BACKBONES)}')
         return backbone
 
@@ -151,9 +154,9 @@ class AugmentConfig(Frozen):
         return self
 
     @property
-    def has_none(self) -> bool:
-        """Has the operation no strength?"""
-        return AUGMENTATIONS[self.op] is None
+    def has_strength(self) -> bool:
+        """Can the operation be more or less?"""
+        return AUGMENTATIONS[self.op] is not None
 
     @property
     def amount(self) -> float:
@@ -206,6 +209,17 @@ class FitConfig(Frozen):
         return self
 
 
+class FineTuneConfig(Frozen):
+    """A second stage: when the heads are trained, more of the network is, slowly; what is better is kept."""
+
+    freeze: str = ""
+    """Last layer that stays frozen, e.g. block4_pool; or none: train everything. Empty: there is no second stage."""
+    epochs: PositiveInt = 10
+    """Most epochs of this stage, beside those of [fit]."""
+    learning_rate: PositiveFloat = 1e-5
+    """Highest learning rate of this stage; its schedule and all else are those of [fit]."""
+
+
 class GateConfig(Frozen):
     """What a model must reach before it is published."""
 
@@ -242,6 +256,14 @@ def _usual_space() -> dict[str, Range | Choices]:
     }
 
 
+def _is_range(values: object) -> bool:
+    try:
+        given = Range.model_validate(values)
+    except ValidationError:
+        return False
+    return given.low < given.high and (given.low > 0 or not given.log)
+
+
 class SearchConfig(Frozen):
     """What `multitask.tune` tries, and by what it judges."""
 
@@ -251,6 +273,8 @@ class SearchConfig(Frozen):
     """tpe: where earlier trials were good (https://doi.org/10.5555/2986459.2986743). random: anywhere."""
     objective: tuple[str, ...] = ("val_score",)
     """Figures of history.csv, on the validation split; of several the mean. One may stand without brackets."""
+    folds: NonNegativeInt = 0
+    """Cross-validate every trial in so many folds and judge by the mean over them. 0: on the validation split."""
     prune: bool = True
     """Stop a trial that is below the median of the others at the same epoch."""
     space: Annotated[dict[str, Range | Choices], tyro.conf.Suppress] = Field(default_factory=_usual_space, min_length=1)
@@ -266,14 +290,8 @@ class SearchConfig(Frozen):
     def _has_ranges_and_choices(cls, space: object) -> object:
         """Say in one line what two kinds of value would each say in several."""
         for name, values in space.items() if isinstance(space, dict) else ():
-            if isinstance(values, Range) or (isinstance(values, list | tuple) and values):
+            if isinstance(values, Range) or (isinstance(values, list | tuple) and values) or _is_range(values):
                 continue
-            try:
-                given = Range.model_validate(values)
-                if given.low < given.high and (given.low > 0 or not given.log):
-                    continue
-            except ValidationError:
-                pass
             quotes = "" if "." in name else ", and the setting in quotes"
             expected = f"a list of values, or low < high (0 < low with log){quotes}"
             raise ValueError(f'"{name}": expected {expected}; received {values}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator,
 Kind = Literal["multiclass", "multilabel", "regression"]
 
 Names = tuple[str, ...]
+
+# How thresholds are chosen; see evaluation.thresholds.
+_RULE = r"f1|(precision|recall) >= (0\.\d*[1-9]\d*|1(\.0*)?)|cost \d*[1-9]\d*:\d*[1-9]\d*"
 
 # What keras.applications take beside what every backbone takes, e.g. alpha = 0.25.
 BackboneOption = bool | int | float | str
@@ -44,6 +48,9 @@ class TaskConfig(Frozen):
     """How many best classes a prediction names; multiclass only."""
     threshold: float | None = Field(default=None, gt=0, lt=1)
     """Score from which a tag counts as present; multilabel only. None: chosen per tag on the validation split."""
+    threshold_by: str = "f1"
+    """How it is chosen: f1, or a floor as "precision >= 0.9" or "recall >= 0.95", or a price as "cost 5:1" where a tag
+    that is missed costs five times one that is wrongly seen."""
     loss_weight: float = Field(default=1.0, ge=0)
     """Share of this task in the training loss."""
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
@@ -60,6 +67,13 @@ class TaskConfig(Frozen):
             del data["column"]
         return data
 
+    @field_validator("threshold_by")
+    @classmethod
+    def _is_a_rule(cls, rule: str) -> str:
+        if not re.fullmatch(_RULE, rule):
+            raise ValueError(f'expected f1, "precision >= 0.9", "recall >= 0.95" or "cost 5:1", received "{rule}"')
+        return rule
+
     @field_validator("columns", "classes")
     @classmethod
     def _without_repeats(cls, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -73,7 +87,7 @@ class TaskConfig(Frozen):
         layout = LAYOUTS[self.kind]
         if layout.one_column and len(self.columns) != 1:
             raise ValueError(f"a {self.kind} task has exactly one column, received {list(self.columns)}")
-        for setting in ("merge", "top_k", "threshold", "loss", "label_smoothing"):
+        for setting in ("merge", "top_k", "threshold", "threshold_by", "loss", "label_smoothing"):
             default = TaskConfig.model_fields[setting].get_default(call_default_factory=True)
             if setting not in layout.settings and getattr(self, setting) != default:
                 owners = " and ".join(kind for kind, other in LAYOUTS.items() if setting in other.settings)
@@ -100,11 +114,10 @@ class Task(TaskConfig):
     classes: tuple[str, ...] = Field(min_length=1)
     thresholds: tuple[float, ...] = ()
     """One per tag, for multilabel tasks once the model is trained."""
-
     means: tuple[float, ...] = ()
     """Of each number over the training rows; for regression tasks once the model is trained."""
     spreads: tuple[float, ...] = ()
-    """Standard deviation of each number over the training rows; for regression tasks once the model is trained."""
+    """Standard deviation of each number, likewise."""
 
     @property
     def label_columns(self) -> Names:
@@ -186,10 +199,6 @@ def _scores(task: Task) -> Names:
     return tuple(f"{task.name}_score_{name}" for name in task.classes)
 
 
-def _none(task: Task) -> Names:
-    return ()
-
-
 LAYOUTS: dict[Kind, Layout] = {
     "multiclass": Layout(
         one_column=True,
@@ -203,9 +212,9 @@ LAYOUTS: dict[Kind, Layout] = {
     "multilabel": Layout(
         one_column=False,
         may_list=True,
-        settings=frozenset(("threshold", "loss", "label_smoothing")),
+        settings=frozenset(("threshold", "threshold_by", "loss", "label_smoothing")),
         decisions=lambda task: task.classes,
-        names=_none,
+        names=lambda task: (),
         scores=_scores,
         outputs=lambda task: (f"{task.name}_present",),
     ),
@@ -213,10 +222,10 @@ LAYOUTS: dict[Kind, Layout] = {
         one_column=False,
         may_list=False,
         settings=frozenset(),
-        decisions=_none,
-        names=_none,
+        decisions=lambda task: (),
+        names=lambda task: (),
         scores=lambda task: task.classes,
-        outputs=_none,
+        outputs=lambda task: (),
     ),
 }
 
@@ -243,6 +252,8 @@ class ModelSpec(Frozen):
     dropout: float = 0.25
     members: PositiveInt = 1
     """Trainable sides on one frozen side, of which the scores are the mean: an ensemble."""
+    architecture: str = ""
+    """Of a backbone that came from a file: what it is made of, see `backbones.read_architecture`."""
 
     @model_validator(mode="after")
     def _columns_are_distinct(self) -> ModelSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,11 @@ figure { margin: 1rem 0; } img { max-width: 100%; border-radius: .4rem; backgrou
 pre { background: var(--card); padding: .8rem 1rem; border-radius: .4rem; overflow-x: auto; }
 ul { padding-left: 1.2rem; }
 """
+
+
+def data_address(content: bytes, kind: str) -> str:
+    """Return a picture as an address that holds it, for a page that opens without a network; kind is png or jpeg."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def save_plots(figures: Mapping[str, Figure], directory: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask import cli
+from multitask.backbones import is_location
 from multitask.config import Config, DataConfig, load_config
 from multitask.errors import ConfigError
 from multitask.progress import Lines
@@ -26,6 +27,8 @@ class Arguments:
     """Name of the run folder; by default the time."""
     resume: str | None = None
     """Go on with this interrupted run, by its own settings."""
+    more_epochs: int | None = None
+    """With --resume: train the run, finished or not, for so many epochs more than its settings say."""
     folds: int | None = None
     """Cross-validate: train a network per fold, and put them together to one model."""
     settings: cli.Settings = Config()  # noqa: RUF009
@@ -42,15 +45,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError(
             "a resumed run keeps its own name and settings",
             where="command line",
-            fix=f"Give --resume {arguments.resume} alone, or start a new run.",
+            fix=f"Give --resume {arguments.resume} alone, or with --more-epochs, or start a new run.",
         )
+    if arguments.more_epochs is not None and arguments.resume is None:
+        raise ConfigError("goes with --resume", where="--more-epochs", fix="Name the run that shall go on.")
     cli.load_tensorflow()
     from multitask.training import fitting, folds
 
     if arguments.resume is None and Path(config.data.labels).is_relative_to(DEMO):
         config = _with_weights_in_reach(config, progress)
     if arguments.resume is not None:
-        run = folds.resume(arguments.resume, progress)
+        run = folds.resume(arguments.resume, progress, more_epochs=arguments.more_epochs)
     elif arguments.folds is not None:
         run = folds.fit_folds(config, arguments.folds, arguments.name, progress)
     else:
@@ -96,7 +101,7 @@ def _with_demo_data(config: Config, progress: Lines) -> Config:
 
 def _with_weights_in_reach(config: Config, progress: Lines) -> Config:
     """Let the demo, and only the demo, run without ImageNet weights."""
-    if config.model.weights != "imagenet":
+    if config.model.weights != "imagenet" or is_location(config.model.backbone):
         return config
     from multitask.network.weights import ImagenetUnreachable, imagenet_weights
 

@@ -24,6 +24,8 @@ class Arguments:
     """Name of the study; that of an earlier one goes on with it. By default the time."""
     jobs: int = 1
     """Processes that share the trials."""
+    range_test: bool = False
+    """Instead of a search, train one short way with a rising learning rate, and show where the loss falls."""
     settings: cli.Settings = Config()  # noqa: RUF009
 
 
@@ -35,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if number is not None and number < 1:
             raise ConfigError("expected at least 1", where=f"--{flag}", received=str(number))
     config = arguments.settings
+    if arguments.range_test:
+        return _test_range(arguments)
     if arguments.trials is not None:
         section = config.search.model_copy(update={"trials": arguments.trials})
         config = config.model_copy(update={"search": section})
@@ -49,7 +53,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "model.backbone" in config.search.space:
         _print_pareto(folder, config, progress)
     print(f"trials: {folder / 'trials.parquet'}\nplots: {folder / 'plots'}")
-    cli.print_next(command("train", "--config", folder / "best.toml"))
+    folds = ("--folds", config.search.folds) if config.search.folds else ()
+    cli.print_next(command("train", "--config", folder / "best.toml", *folds))
+    return 0
+
+
+def _test_range(arguments: Arguments) -> int:
+    cli.load_tensorflow()
+    from multitask.tuning.rates import try_rates
+
+    found = try_rates(arguments.settings, arguments.name, Lines())
+    cli.print_table(
+        "Learning rate",
+        ["", "learning rate", "loss there"],
+        [
+            ["where the loss falls fastest", f"{found.fastest:.1e}", f"{found.loss_at(found.fastest):.4f}"],
+            ["where it is least", f"{found.least:.1e}", f"{found.loss_at(found.least):.4f}"],
+        ],
+    )
+    print(f"plot: {found.plot}")
+    recipe = ("--config", arguments.config) if arguments.config else ()
+    cli.print_next(command("train", *recipe, "--learning-rate", f"{found.fastest:.1e}"))
     return 0
 
 

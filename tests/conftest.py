@@ -6,7 +6,10 @@ import os
 
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
+import contextlib
 import io
+import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +33,26 @@ def photo(seed: int = 0, size: tuple[int, int] = (40, 30), kind: str = "JPEG", *
     stream = io.BytesIO()
     Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(stream, kind, **options)
     return stream.getvalue()
+
+
+class Tally:
+    """How much is under way at once, and the most that ever was."""
+
+    def __init__(self) -> None:
+        self._lock, self._now, self.most = threading.Lock(), 0, 0
+
+    @contextlib.contextmanager
+    def of(self, count: int) -> Iterator[None]:
+        """Count something for a moment."""
+        self._add(count)
+        time.sleep(0.001)
+        yield
+        self._add(-count)
+
+    def _add(self, count: int) -> None:
+        with self._lock:
+            self._now += count
+            self.most = max(self.most, self._now)
 
 
 def peak_kilobytes() -> int:
@@ -78,7 +101,7 @@ def make_config(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             kind(**base | {name: value for name, value in settings.items() if name in kind.model_fields})
             for kind, base in sections.items()
         ]
-        whole = {name: settings[name] for name in ("tasks", "augment") if name in settings}
+        whole = {name: settings[name] for name in ("tasks", "augment", "fine_tune", "search") if name in settings}
         return Config(**dict(zip(("data", "model", "fit"), chosen, strict=True)), **whole)
 
     return make

@@ -81,7 +81,7 @@ def test_rooms_functions_and_packages_keep_their_size() -> None:
             if isinstance(node, ast.FunctionDef):
                 assert node.end_lineno - node.lineno < 60, f"{room}.{node.name}"
     for package in law():
-        assert sum(package_of(room) == package for room in ROOMS) < MOST_ROOMS, package
+        assert sum(package_of(room) == package for room in ROOMS if room != "__main__") < MOST_ROOMS, package
 
 
 def test_every_room_and_package_opens_with_a_line_that_says_what_it_is() -> None:

@@ -14,26 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multitask.parallel import SMALL_BYTES, Desk, Memory
+from tests.conftest import Tally
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=30))
 def test_no_more_than_the_limit_is_taken_at_once_and_everybody_has_a_turn(sizes: list[int]) -> None:
-    memory, lock, taken, most = Memory(10), threading.Lock(), [0], [0]
+    memory, tally = Memory(10), Tally()
 
     def work(size: int) -> int:
-        with memory.of(size):
-            with lock:
-                taken[0] += size
-                most[0] = max(most[0], taken[0])
-            time.sleep(0.0005)
-            with lock:
-                taken[0] -= size
-        return size
+        with memory.of(size), tally.of(size):
+            return size
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(work, sizes)) == sizes
-    assert most[0] <= max(10, *sizes), "what is larger than the limit is done alone"
+    assert tally.most <= max(10, *sizes), "what is larger than the limit is done alone"
 
 
 def test_who_wants_much_is_not_overtaken_for_ever_by_who_wants_little() -> None:

@@ -31,7 +31,7 @@ from multitask.spec import ModelSpec
 from multitask.storage import replacing
 from multitask.style import save_plots
 
-GALLERY_IMAGES = 18
+GALLERY_IMAGES, WORST_IMAGES = 18, 12
 # Columns of splits.parquet that hold what data.group_columns said of a row.
 GROUP_PREFIX = "group: "
 
@@ -145,9 +145,13 @@ def seen_line(found: Assessment) -> str:
 def split_labels(run: Run, part: str) -> Arrays:
     """Return the labels of the rows in one split of a run, per task."""
     frame = pd.read_parquet(run.folder / "splits.parquet")
-    frame = frame[frame["split"] == part]
+    return labels_of(run.spec, frame[frame["split"] == part])
+
+
+def labels_of(spec: ModelSpec, frame: pd.DataFrame) -> Arrays:
+    """Return the labels of rows of splits.parquet, per task."""
     found = {}
-    for task in run.spec.tasks:
+    for task in spec.tasks:
         values = frame[list(task.label_columns)].to_numpy(np.float32)
         found[task.name] = values[:, 0] if task.has_class_numbers else values
     return found
@@ -222,19 +226,26 @@ def answer_figures(
     scores: Mapping[str, NDArray[np.float32]],
     train_labels: Mapping[str, NDArray[np.float32]],
 ) -> dict[str, Any]:
-    """Draw what the model answers for some labelled rows: a gallery, and the plots of every task.
+    """Draw what the model answers for labelled rows: the first of them, per task those most surely wrong, its plots.
 
     A picture that has become unreadable since leaves its place empty.
     """
-    shown = slice(0, GALLERY_IMAGES)
-    images = [_picture(archive, name, spec) for name in ids[shown]]
-    shown_scores = {name: values[shown] for name, values in scores.items()}
-    shown_labels = {name: values[shown] for name, values in labels.items()}
-    figures = {"predictions": plots.plot_predictions(spec, images, shown_scores, shown_labels)}
+
+    def gallery(rows: NDArray[np.int64]) -> Any:
+        images = [_picture(archive, ids[row], spec) for row in rows]
+        given, true = ({name: values[rows] for name, values in part.items()} for part in (scores, labels))
+        return plots.plot_predictions(spec, images, given, true)
+
+    figures = {"predictions": gallery(np.arange(min(len(ids), GALLERY_IMAGES)))}
     for task in spec.tasks:
         given = (labels[task.name], scores[task.name], train_labels[task.name])
         for name, figure in EVALUATORS[task.kind].plots(task, *given).items():
             figures[f"{task.name}_{name}"] = figure
+        misses = EVALUATORS[task.kind].misses(task, labels[task.name], scores[task.name])
+        worst = np.argsort(-misses, kind="stable")[:WORST_IMAGES]
+        worst = worst[misses[worst] > 0]
+        if len(worst):
+            figures[f"{task.name}_worst"] = gallery(worst)
     return figures
 
 

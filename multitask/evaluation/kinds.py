@@ -10,7 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from multitask.evaluation.metrics import Figures, Labels
+from multitask.evaluation.calibration import Calibration
+from multitask.evaluation.metrics import Figures, Floats, Labels
 from multitask.evaluation.multiclass import Multiclass
 from multitask.evaluation.multilabel import Multilabel
 from multitask.evaluation.regression import Regression
@@ -35,6 +36,9 @@ class Evaluator(Protocol):
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
         """Return the task with what is chosen on the validation rows."""
 
+    def calibrate(self, task: Task, labels: Labels, logits: Labels) -> Calibration | None:
+        """Return what makes the scores of rows that did not train mean what they say; None for numbers."""
+
     def confusion(self, task: Task, labels: Labels, scores: Labels) -> NDArray[np.int64] | None:
         """Return counts by true (rows) and predicted class (columns), if the kind has such."""
 
@@ -49,6 +53,9 @@ class Evaluator(Protocol):
 
     def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
         """Draw what the scores are worth, by the ending of the plot's name."""
+
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return how surely each row is answered wrongly, (rows,); 0 where it is right or has no label."""
 
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Put the answer for one image in words."""

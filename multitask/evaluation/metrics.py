@@ -72,17 +72,26 @@ def resamples(rows: int, seed: int, groups: NDArray[np.int64] | None, count: int
 def interval(drawn: Floats, value: float, units: float) -> tuple[float, float]:
     """Return the 95% interval of a figure from its resamples.
 
-    A share of 0 or 1 is the same in every resample; its interval is Wilson's, of so many independent units,
-    https://doi.org/10.1080/01621459.1927.10502953.
+    A share of 0 or 1 is the same in every resample; its interval is Wilson's, of so many independent units.
     """
     known = drawn[np.isfinite(drawn)]
     if not len(known):
         return math.nan, math.nan
     low, high = np.quantile(known, (0.025, 0.975))
     if low == high and value in (0.0, 1.0) and units > 0:
-        reach = _Z**2 / (units + _Z**2)
-        return (0.0, reach) if value == 0 else (1 - reach, 1.0)
+        low, high = wilson(value, units)
     return float(low), float(high)
+
+
+def wilson(share: Any, units: Any) -> tuple[Any, Any]:
+    """Return the 95% interval of a share of so many independent units; numbers or arrays.
+
+    https://doi.org/10.1080/01621459.1927.10502953.
+    """
+    centre = share + _Z**2 / (2 * units)
+    reach = _Z * np.sqrt(share * (1 - share) / units + _Z**2 / (4 * units**2))
+    low, high = (np.clip((centre + side) / (1 + _Z**2 / units), 0.0, 1.0) for side in (-reach, reach))
+    return low, high
 
 
 def average_precision(labels: Labels, scores: Labels) -> Callable[[Floats], Floats]:

@@ -12,6 +12,13 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
+from multitask.evaluation.calibration import (
+    Answers,
+    Calibration,
+    calibrate_classes,
+    calibration_error,
+    plot_reliability,
+)
 from multitask.evaluation.curves import Curve, plot_curves
 from multitask.evaluation.metrics import Figures, Floats, Labels
 from multitask.evaluation.words import Words
@@ -31,16 +38,24 @@ class Multiclass:
     watched = ("accuracy", "balanced_accuracy")
 
     def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> list[Figures]:
-        """Return accuracy and top-k accuracy; balanced accuracy and macro F1."""
+        """Return accuracy and top-k accuracy; balanced accuracy and macro F1; calibration error."""
         classes, known = len(task.classes), ~np.isnan(labels)
         true = np.where(known, labels, -1).astype(np.int64)
         frequent = np.argsort(-np.bincount(train_labels[~np.isnan(train_labels)].astype(int), minlength=classes))
         best, constant = scores.argmax(axis=1), np.full(len(labels), frequent[0])
-        return [_accuracies(task, true, scores, best, frequent), _means_over_classes(true, best, constant, classes)]
+        return [
+            _accuracies(task, true, scores, best, frequent),
+            _means_over_classes(true, best, constant, classes),
+            calibration_error(_answers(labels, scores)),
+        ]
 
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
         """Return the task; the best class needs no threshold."""
         return task
+
+    def calibrate(self, task: Task, labels: Labels, logits: Labels) -> Calibration:
+        """Return the temperature."""
+        return calibrate_classes(labels, logits)
 
     def confusion(self, task: Task, labels: Labels, scores: Labels) -> NDArray[np.int64]:
         """Count rows by true class (rows) and best-scored class (columns)."""
@@ -70,8 +85,14 @@ class Multiclass:
         ]
         return {
             "confusion": plot_confusion(task, self.confusion(task, labels, scores)),
+            "reliability": plot_reliability(task.name, _answers(labels, scores)),
             **plot_curves(task.name, curves),
         }
+
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return the score of the best class where it is a wrong one."""
+        wrong = ~np.isnan(labels) & (scores.argmax(axis=1) != labels)
+        return np.where(wrong, scores.max(axis=1), 0.0).astype(np.float64)
 
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Name the best class and its score."""
@@ -80,6 +101,12 @@ class Multiclass:
         if math.isnan(float(label)):
             return Words(said)
         return Words(said, task.classes[int(label)], best == int(label))
+
+
+def _answers(labels: Labels, scores: Labels) -> Answers:
+    """Return the best class of every row."""
+    sure, right = scores.max(axis=1).astype(np.float64), scores.argmax(axis=1) == labels
+    return Answers(sure[:, None], right[:, None], ~np.isnan(labels)[:, None])
 
 
 def _accuracies(task: Task, true: Integers, scores: Labels, best: Integers, frequent: Integers) -> Figures:

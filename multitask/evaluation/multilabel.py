@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from multitask.evaluation import metrics as merit
+from multitask.evaluation.calibration import Answers, Calibration, calibrate_tags, calibration_error, plot_reliability
 from multitask.evaluation.curves import Curve, plot_curves
 from multitask.evaluation.metrics import Figures, Floats, Labels
+from multitask.evaluation.thresholds import choose_thresholds
 from multitask.evaluation.words import Words
 from multitask.spec import Task
 
@@ -27,17 +29,22 @@ class Multilabel:
     watched = ("accuracy", "mean_average_precision")
 
     def figures(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> list[Figures]:
-        """Return exact match, and accuracy, macro F1 and mean average precision over the tags; and those of each."""
+        """Return exact match; accuracy, macro F1 and mean average precision over the tags; calibration; each tag's."""
         return [
             _decisions(task, labels, scores, _usual_combination(train_labels)),
             _rankings(task, labels, scores),
+            calibration_error(_answers(labels, scores)),
         ]
 
     def settle(self, task: Task, labels: Labels, scores: Labels) -> Task:
-        """Return the task with a threshold per tag: the configured one, else the best on these rows."""
+        """Return the task with a threshold per tag: the configured one, else by its rule on these rows."""
         if task.threshold is not None:
             return task
-        return task.model_copy(update={"thresholds": choose_thresholds(labels, scores)})
+        return task.model_copy(update={"thresholds": choose_thresholds(labels, scores, task.threshold_by)})
+
+    def calibrate(self, task: Task, labels: Labels, logits: Labels) -> Calibration:
+        """Return the temperature, and an offset per tag."""
+        return calibrate_tags(labels, logits)
 
     def confusion(self, task: Task, labels: Labels, scores: Labels) -> None:
         """Return nothing: tags are not confused with each other."""
@@ -61,7 +68,16 @@ class Multilabel:
         for tag, (name, threshold) in enumerate(zip(task.classes, task.settled_thresholds(), strict=True)):
             known = ~np.isnan(labels[:, tag])
             curves.append(Curve(name, labels[known, tag] == 1, scores[known, tag], threshold))
-        return plot_curves(task.name, curves)
+        return {
+            "reliability": plot_reliability(task.name, _answers(labels, scores)),
+            **plot_curves(task.name, curves),
+        }
+
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return the largest distance of a score to its threshold, of those on the wrong side."""
+        thresholds = np.asarray(task.settled_thresholds(), np.float32)
+        wrong = ~np.isnan(labels) & ((scores >= thresholds) != (labels == 1))
+        return np.where(wrong, np.abs(scores - thresholds), 0.0).max(axis=1).astype(np.float64)
 
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Name the tags that are present."""
@@ -74,17 +90,13 @@ class Multilabel:
         return Words(said, _names(task, label == 1) or "none", right)
 
 
-def choose_thresholds(labels: Labels, scores: Labels) -> tuple[float, ...]:
-    """Return per tag the threshold with the highest F1 on these rows; 0.5 where the tag is in none or in all of them.
-
-    A threshold lies midway between two neighbouring scores and has four decimals where that keeps them apart, so that
-    it survives JSON and small differences of arithmetic.
-    """
-    return tuple(_best_threshold(labels[:, tag], scores[:, tag]) for tag in range(labels.shape[1]))
-
-
 def _names(task: Task, there: NDArray[np.bool_]) -> str:
     return ", ".join(name for name, is_there in zip(task.classes, there, strict=True) if is_there)
+
+
+def _answers(labels: Labels, scores: Labels) -> Answers:
+    """Return that each tag is there, as surely as its score says."""
+    return Answers(scores.astype(np.float64), labels == 1, ~np.isnan(labels))
 
 
 def _usual_combination(train_labels: Labels) -> Labels:
@@ -149,23 +161,3 @@ def _rankings(task: Task, labels: Labels, scores: Labels) -> Figures:
     answers = {f"{name}_average_precision": name for name in task.classes}
     baselines["mean_average_precision"] = merit.nanmean(baselines.values())
     return Figures(compute, baselines, answers=answers, effort=40 * len(metrics))
-
-
-def _best_threshold(labels: Labels, scores: Labels) -> float:
-    known = ~np.isnan(labels)
-    labels, scores = labels[known], scores[known].astype(np.float64)
-    if not 0 < labels.sum() < len(labels):
-        return 0.5
-    order = np.argsort(-scores, kind="stable")
-    ranked, hits = scores[order], np.cumsum(labels[order])
-    ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
-    f1 = 2 * hits[ends] / (ends + 1 + labels.sum())
-    last = ends[f1.argmax()]
-    upper = float(ranked[last])
-    lower = float(ranked[last + 1]) if last + 1 < len(ranked) else 0.0
-    middle = (upper + lower) / 2
-    for decimals in range(4, 17):
-        rounded = float(np.float32(round(middle, decimals)))
-        if lower < rounded <= upper and 0 < rounded < 1:
-            return rounded
-    return upper

@@ -46,6 +46,9 @@ class Regression:
         """Return the task; a number needs no threshold."""
         return task
 
+    def calibrate(self, task: Task, labels: Labels, logits: Labels) -> None:
+        """Return nothing: a number is no score."""
+
     def confusion(self, task: Task, labels: Labels, scores: Labels) -> None:
         """Return nothing: there are no classes."""
 
@@ -60,6 +63,11 @@ class Regression:
     def plots(self, task: Task, labels: Labels, scores: Labels, train_labels: Labels) -> dict[str, Figure]:
         """Draw predicted against true numbers."""
         return {"scatter": plot_scatter(task, labels, scores, train_labels)}
+
+    def misses(self, task: Task, labels: Labels, scores: Labels) -> Floats:
+        """Return the largest error in standard deviations, of those that do not count as right."""
+        errors = np.nan_to_num(np.abs(scores - labels) / np.asarray(task.units(), np.float32), nan=0.0)
+        return np.where(errors > CLOSE, errors, 0.0).max(axis=1).astype(np.float64)
 
     def answer(self, task: Task, scores: Labels, label: Labels) -> Words:
         """Say the numbers."""

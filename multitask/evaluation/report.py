@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jinja2
 import pandas as pd
+from PIL import Image
 
 from multitask.evaluation.tasks import Evaluation
 from multitask.storage import replacing
-from multitask.style import CSS
+from multitask.style import CSS, data_address
 
 # A quarantine of thousands belongs into its parquet file; the page shows as many.
 QUARANTINE_ROWS = 50
@@ -32,7 +33,7 @@ TEMPLATE = """<!doctype html>
 <th class="number">baseline</th><th></th></tr>
 {% for name, m in evaluation.shown(task).items() %}<tr><td>{{ name.replace("_", " ") }}</td>
 <td class="number"><b>{{ "%.3f" % m.value }}</b></td>
-<td class="number">{{ "%.3f" % m.low }} to {{ "%.3f" % m.high }}</td><td class="number">{{ "%.3f" % m.baseline }}</td>
+<td class="number">{{ "%.3f" % m.low }} to {{ "%.3f" % m.high }}</td><td class="number">{{ m.baseline_text }}</td>
 <td>{% if m.higher_is_better %}<div class="track"><i class="fill" style="width:{{ percent(m.value) }}"></i>
 <i class="range" style="left:{{ percent(m.low) }};width:{{ percent(m.high - m.low) }}"></i>
 <i class="mark" style="left:{{ percent(m.baseline) }}"></i></div>{% endif %}</td></tr>
@@ -46,7 +47,7 @@ TEMPLATE = """<!doctype html>
 {% endif %}</details>{% endif %}{% endfor %}
 {% for heading, names in sections if names %}
 <h2>{{ heading }}</h2><div class="{{ 'pair' if names|length > 1 }}">
-{% for name in names %}<figure><img alt="{{ name.replace('_', ' ') }}" src="data:image/png;base64,{{ images[name] }}">
+{% for name in names %}<figure><img alt="{{ name.replace('_', ' ') }}" src="{{ images[name] }}">
 </figure>{% endfor %}</div>{% endfor %}
 <h2>Data</h2>
 <div class="scroll"><table><tr><th></th>{% for part in parts %}<th class="number">{{ part }}</th>{% endfor %}</tr>
@@ -102,7 +103,7 @@ def write_report(
         facts=facts,
         evaluation=evaluation,
         rows_name=rows_name,
-        images={name: base64.b64encode(file.read_bytes()).decode() for name, file in figures.items()},
+        images={name: _embedded(name, file) for name, file in figures.items()},
         sections=_sections(list(figures)),
         notes=notes,
         quarantine=quarantine[["id", "reason"]].to_dict("records"),
@@ -118,6 +119,15 @@ def write_report(
     )
     with replacing(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def _embedded(name: str, file: Path) -> str:
+    """Return a figure as an address; photos as JPEG, of which a page can hold many."""
+    if not name.endswith(("predictions", "_worst")):
+        return data_address(file.read_bytes(), "png")
+    stream = io.BytesIO()
+    Image.open(file).convert("RGB").save(stream, "JPEG", quality=85)
+    return data_address(stream.getvalue(), "jpeg")
 
 
 def _rows_of(details: pd.DataFrame, task: str) -> list[dict[str, object]]:
@@ -141,10 +151,12 @@ def _sections(names: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Group figures under headings."""
     headings = {
         "Test photos": ("predictions",),
+        **{f"Most surely wrong: {name.removesuffix('_worst')}": (name,) for name in names if name.endswith("_worst")},
         "Training": ("folds", "history"),
         "Confusion": ("_confusion",),
         "Numbers": ("_scatter",),
         "Thresholds": ("_precision_recall", "_roc"),
+        "Calibration": ("_reliability",),
         "Network": ("architecture",),
     }
     return [(heading, [name for name in names if name.endswith(ends)]) for heading, ends in headings.items()]

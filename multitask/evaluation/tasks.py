@@ -37,6 +37,11 @@ class Metric:
     answer: str = ""
     """The tag or number it is a figure of; "" for one of the whole task."""
 
+    @property
+    def baseline_text(self) -> str:
+        """The baseline for people; nothing where there is none."""
+        return "" if math.isnan(self.baseline) else f"{self.baseline:.3f}"
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -84,7 +89,7 @@ class Evaluation:
     def table(self) -> list[list[str]]:
         """Return (task, metric, value, interval, baseline) as text, for print; single answers where they are few."""
         return [
-            [task, name, f"{metric.value:.3f}", f"{metric.low:.3f} to {metric.high:.3f}", f"{metric.baseline:.3f}"]
+            [task, name, f"{metric.value:.3f}", f"{metric.low:.3f} to {metric.high:.3f}", metric.baseline_text]
             for task in self.metrics
             for name, metric in self.shown(task).items()
         ]

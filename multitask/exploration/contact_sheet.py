@@ -16,11 +16,11 @@ from multitask.data.frames import read_frame
 from multitask.data.sources import open_images
 from multitask.data.tables import as_table
 from multitask.errors import ConfigError, TableError
+from multitask.features.augmentation import augment, draw_count
+from multitask.features.dataset import read_images
 from multitask.settings import AugmentConfig
 from multitask.spec import ImageSpec
 from multitask.style import STYLE, save_plots
-from multitask.training.augmentation import augment, draw_count
-from multitask.training.dataset import read_images
 
 # Rows of the sheet, and columns of all operations together.
 PHOTOS, TOGETHER = 5, 3
@@ -74,7 +74,7 @@ def _changed(photos: NDArray[np.uint8], operations: Sequence[AugmentConfig], num
 
 
 def _amount(operation: AugmentConfig) -> str:
-    strength = "" if operation.has_none else f"{operation.amount:g}, "
+    strength = f"{operation.amount:g}, " if operation.has_strength else ""
     return f"{strength}{operation.probability:.0%}"
 
 

@@ -18,8 +18,8 @@ from sklearn.preprocessing import StandardScaler
 from multitask.audit import splits
 from multitask.errors import ConfigError, install
 from multitask.exploration.kinds import EXPLORERS, Question
+from multitask.features.preparation import Prepared
 from multitask.progress import Progress, Quiet
-from multitask.training.preparation import Prepared
 
 FOLDS = 5
 # Features are projected to so many numbers, which bounds memory and time however large the network's are.

@@ -11,10 +11,10 @@ import pandas as pd
 from multitask.config import Config
 from multitask.exploration.label_errors import WEAK, find_label_errors
 from multitask.exploration.report import thumbnail
+from multitask.features.preparation import Prepared, prepare
 from multitask.progress import Progress, Quiet
 from multitask.storage import replacing
 from multitask.style import CSS
-from multitask.training.preparation import Prepared, prepare
 
 SHOWN = 24
 

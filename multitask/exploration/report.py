@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from multitask.data.archives import Archive, read_image
 from multitask.data.tables import Table
 from multitask.exploration.facts import EXAMPLES, Exploration
 from multitask.storage import replacing
-from multitask.style import CSS
+from multitask.style import CSS, data_address
 
 TILE_PIXELS = 170
 
@@ -97,7 +96,7 @@ def write_data_report(
         max_pixels: larger images are not shown.
     """
     template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(TEMPLATE)
-    encoded = {name: _data(file.read_bytes(), "png") for name, file in plots.items()}
+    encoded = {name: data_address(file.read_bytes(), "png") for name, file in plots.items()}
     galleries = []
     if audit is not None and archive is not None:
         galleries = [
@@ -155,8 +154,4 @@ def thumbnail(archive: Archive, name: str, max_pixels: int) -> str:
         return ""
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=80)
-    return _data(stream.getvalue(), "jpeg")
-
-
-def _data(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+    return data_address(stream.getvalue(), "jpeg")

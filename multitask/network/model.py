@@ -146,13 +146,17 @@ def _rest_after(model: Any, name: str) -> Any:
 
 
 def _pool(features: Any, spec: ModelSpec) -> Any:
-    """Turn the last feature map (batch, rows, columns, channels) into (batch, features); a vector is one already."""
+    """Turn the last feature map (batch, rows, columns, channels) into (batch, features); a vector is one already.
+
+    What is neither is taken as a row of tokens (batch, tokens, channels).
+    """
     if len(features.shape) == 2:
         return keras.layers.Activation("linear", name="pooling")(features)
+    is_map = len(features.shape) == 4
     layers = {
         "flatten": keras.layers.Flatten,
-        "avg": keras.layers.GlobalAveragePooling2D,
-        "max": keras.layers.GlobalMaxPooling2D,
+        "avg": keras.layers.GlobalAveragePooling2D if is_map else keras.layers.GlobalAveragePooling1D,
+        "max": keras.layers.GlobalMaxPooling2D if is_map else keras.layers.GlobalMaxPooling1D,
     }
     return layers[spec.pooling](name="pooling")(features)
 

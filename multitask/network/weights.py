@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from multitask.backbones import BACKBONES
 from multitask.errors import ConfigError
-from multitask.network.backbone import construct, image_shape
+from multitask.network.backbone import construct, image_shape, open_architecture
 from multitask.spec import ImageSpec, ModelSpec
 
 # Random weights are the same in every run, so that their features can be reused whatever the seed of the training.
@@ -41,8 +41,11 @@ def load_backbone_weights(backbone: Any, spec: ModelSpec) -> None:
     if spec.weights == "random":
         _initialise(backbone)
         return
+    if spec.architecture and spec.weights != "random":
+        _copy_own_weights(backbone, spec)
+        return
     if spec.weights == "imagenet":
-        _copy_weights(imagenet_weights(spec.backbone, spec.image, spec.backbone_options), backbone, "imagenet")
+        copy_weights(imagenet_weights(spec.backbone, spec.image, spec.backbone_options), backbone, "imagenet")
     else:
         _load_file(backbone, Path(spec.weights))
     _complete_scaling(backbone)
@@ -120,6 +123,19 @@ def _initialise(backbone: Any) -> None:
                 kernel.assign(np.reshape(initializer(shape, "float32"), kernel.shape))
 
 
+def _copy_own_weights(backbone: Any, spec: ModelSpec) -> None:
+    """Fill a backbone that came from a file with the weights in that file."""
+    model, location = open_architecture(spec), Path(spec.weights)
+    file = location / "model.weights.h5" if location.is_dir() else location
+    try:
+        model.load_weights(file)
+    except Exception as error:
+        raise ConfigError(
+            f"has no weights of {spec.backbone} ({str(error).strip().splitlines()[0]})", where=f"model.weights {file}"
+        ) from None
+    copy_weights(model, backbone, str(file))
+
+
 def _load_file(backbone: Any, path: Path) -> None:
     """Load a `.keras` or `.h5` model, or a file of weights alone."""
     if not path.is_file():
@@ -139,11 +155,15 @@ def _load_file(backbone: Any, path: Path) -> None:
                 "model.backbone_options.",
             ) from None
         return
-    _copy_weights(source, backbone, str(path))
+    copy_weights(source, backbone, str(path))
 
 
-def _copy_weights(source: Any, backbone: Any, origin: str) -> None:
-    """Copy weights layer by layer; every layer of the backbone must find its own."""
+def copy_weights(source: Any, backbone: Any, origin: str) -> None:
+    """Copy weights layer by layer; every layer of the target must find its own in the source.
+
+    Raises:
+        ConfigError: one does not; `origin` says of what source.
+    """
     found = dict(_named_layers(source))
     for name, layer in _named_layers(backbone):
         values = found[name].get_weights() if name in found else []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 import time
 import zlib
@@ -194,7 +195,9 @@ class LocalEngine:
             servable, name, prepared = await self.desk(_prepare, body, asked.headers, address.verb, found, takes=takes)
             del body  # not needed while the images wait
             outputs = await self._run(servable, name, prepared, asked.client)
-            written = await self.desk(_write, outputs, prepared.row, takes=_WRITING * _text_bytes(outputs))
+            size = await self.desk(_text_bytes, outputs)
+            write = functools.partial(replies.write_outputs, row=prepared.row)
+            written = await self.desk(write, outputs, takes=_WRITING * size)
             return Answer(200, written, {"X-Model-Version": str(servable.version)})
 
     async def _run(self, servable: Servable, signature: str, prepared: Prepared, client: str) -> Arrays:
@@ -273,14 +276,16 @@ def _prepare(
 
 
 def _text_bytes(outputs: Arrays) -> int:
-    """Return the length of the answer as text, about; the longest are strings, e.g. of the signature `spec`."""
-    return sum(sum(map(len, array.ravel())) if array.dtype == object else 12 * array.size for array in outputs.values())
+    """Return the length of the answer as text, about; the longest are strings, e.g. of the signature `spec`.
 
-
-def _write(outputs: Arrays, row: bool) -> bytes:
-    if _text_bytes(outputs) > REPLY_BYTES:
+    Raises:
+        WireError: it is too long.
+    """
+    parts = (sum(map(len, array.ravel())) if array.dtype == object else 12 * array.size for array in outputs.values())
+    size = sum(parts)
+    if size > REPLY_BYTES:
         raise WireError(f"the answer is longer than {REPLY_BYTES} bytes; send fewer rows in one request", "TOO_LARGE")
-    return replies.write_outputs(outputs, row=row)
+    return size
 
 
 def _inflate(body: bytes) -> bytes:

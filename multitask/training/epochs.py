@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from multitask.config import Config
 from multitask.errors import RunError
 from multitask.evaluation.tasks import validation_score
+from multitask.features.dataset import Labels
+from multitask.features.preparation import Prepared
 from multitask.network.losses import TaskLoss, known_shares
 from multitask.network.weights import all_layers
 from multitask.progress import Progress
@@ -22,10 +24,8 @@ from multitask.runs import RunFolder
 from multitask.spec import ModelSpec, Task
 from multitask.storage import replacing
 from multitask.training.checkpoints import History, save_checkpoint
-from multitask.training.dataset import Labels
-from multitask.training.preparation import Prepared
-from multitask.training.results import score_rows
 from multitask.training.schedule import Plan, plan_next_epoch
+from multitask.training.scoring import score_rows
 
 # Of the focal loss, the value its authors found best.
 FOCAL_GAMMA = 2.0
@@ -139,6 +139,9 @@ class EpochKeeper(keras.callbacks.Callback):
         row["learning_rate"] = self.plan().learning_rate
         row["seconds"] = round(time.monotonic() - self.started, 3)
         self.history.append(row)
+        if logs is not None:
+            # What callbacks after this one see.
+            logs.update(row)
         plan = self.plan()
         if plan.best_epoch == epoch:
             save_checkpoint(self.folder.best_checkpoint, self.model, None, self.history)

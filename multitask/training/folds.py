@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
@@ -22,6 +21,7 @@ from multitask.audit import splits
 from multitask.config import Config, load_config
 from multitask.errors import ConfigError
 from multitask.evaluation.plots import plot_folds
+from multitask.features.preparation import Prepared
 from multitask.integrations.trackers import open_trackers
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
@@ -30,14 +30,15 @@ from multitask.progress import Progress, Quiet
 from multitask.runs import RUNS, Run, RunFolder, find_run, open_run, point_latest, start_run
 from multitask.storage import replacing
 from multitask.training import fitting
+from multitask.training.balance import label_constants
 from multitask.training.checkpoints import History
-from multitask.training.preparation import Prepared, prepare
-from multitask.training.results import Held, score_frame, score_split, write_results
+from multitask.training.fitting import Callbacks, Constants
+from multitask.training.results import write_results
+from multitask.training.scoring import Arrays, Held, calibrate, score_frame, score_split
+from multitask.training.stages import Stage, of_fold, prepared_stages
 
 # Marks a run of folds, and says how many.
 FOLDS = "folds.json"
-
-Constants = Mapping[str, NDArray[np.float32]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +57,7 @@ def fit_folds(
     name: str | None = None,
     progress: Progress = Quiet(),  # noqa: B008
     root: Path = RUNS,
+    callbacks: Callbacks = (),
 ) -> Run:
     """Train a network per fold and put them together to one model.
 
@@ -65,10 +67,21 @@ def fit_folds(
         name: of the run; by default the time.
         progress: where to report.
         root: folder of all runs.
+        callbacks: of Keras, called in every fold; see `fitting.fit`.
 
     Raises:
         ConfigError: there are fewer than 2 folds, or rows are divided by time.
     """
+    _check(config, count)
+    folder = start_run(config, name, root)
+    folder.write_json(FOLDS, {"folds": count})
+    progress.say(f"run: {folder.directory}")
+    with fitting.leaving_no_stub(folder):
+        return _fit_folds(config, count, folder, progress, callbacks)
+
+
+def _check(config: Config, count: int) -> None:
+    """Refuse so many folds, or any of rows that are divided by time."""
     if count < 2:
         raise ConfigError("too few folds", where="--folds", expected="2 or more", received=str(count))
     if config.data.time_column:
@@ -77,22 +90,43 @@ def fit_folds(
             where="data.time_column",
             fix="Leave time_column out, or train without --folds.",
         )
-    folder = start_run(config, name, root)
-    folder.write_json(FOLDS, {"folds": count})
-    progress.say(f"run: {folder.directory}")
-    return _fit_folds(config, count, folder, progress)
 
 
-def resume(name: str, progress: Progress = Quiet(), root: Path = RUNS) -> Run:  # noqa: B008
-    """Go on with an interrupted run, of folds or not; the result is that of a run that was never interrupted."""
+def fold_numbers(prepared: Prepared, config: Config, count: int) -> NDArray[np.int64]:
+    """Return the fold of each row that was prepared for folds, from 0; -1 of those that test."""
+    rows, found = prepared.rows("train"), np.full(len(prepared.table), -1)
+    found[rows] = splits.folds(
+        prepared.labels(rows),
+        prepared.spec.tasks,
+        prepared.groups[rows],
+        prepared.digests[rows],
+        count,
+        config.data.split_seed,
+    )
+    return found
+
+
+def resume(
+    name: str,
+    progress: Progress = Quiet(),  # noqa: B008
+    root: Path = RUNS,
+    more_epochs: int | None = None,
+    callbacks: Callbacks = (),
+) -> Run:
+    """Go on with an interrupted run, of folds or not; the result is that of a run that was never interrupted.
+
+    With `more_epochs` also a finished one goes on, see `fitting.give_more_epochs`.
+    """
     folder = find_run(name, root)
+    if more_epochs is not None:
+        fitting.give_more_epochs(folder, more_epochs)
     if not (folder / FOLDS).is_file():
-        return fitting.resume(name, progress, root)
+        return fitting.resume(name, progress, root, callbacks)
     if (folder / "metrics.json").is_file():
         progress.say(f"run: {folder.directory} is finished already")
         return open_run(str(folder.directory), root)
     progress.say(f"run: going on with {folder.directory}")
-    return _fit_folds(load_config(folder.config_file), folder.read_json(FOLDS)["folds"], folder, progress)
+    return _fit_folds(load_config(folder.config_file), folder.read_json(FOLDS)["folds"], folder, progress, callbacks)
 
 
 def summary(run: Run) -> pd.DataFrame:
@@ -105,36 +139,25 @@ def summary(run: Run) -> pd.DataFrame:
     return frame.rename_axis("figure").reset_index()
 
 
-def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress) -> Run:
+def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress, callbacks: Callbacks) -> Run:
     started = time.monotonic()
     trackers = open_trackers(config.fit.trackers, config, folder, progress)
-    prepared = prepare(config, progress, for_folds=True)
-    with prepared.store, prepared.archive:
+    with prepared_stages(config, progress, for_folds=True) as stages:
+        prepared = stages[0].prepared
         fitting.same_data_as_before(folder, prepared)
-        rows = prepared.rows("train")
-        numbers = splits.folds(
-            prepared.labels(rows),
-            prepared.spec.tasks,
-            prepared.groups[rows],
-            prepared.digests[rows],
-            count,
-            config.data.split_seed,
-        )
+        numbers = fold_numbers(prepared, config, count)
         members = []
         for number in range(count):
-            parts = prepared.parts.copy()
-            parts[rows[numbers == number]] = "validation"
+            parts = np.where(numbers == number, "validation", prepared.parts)
             progress.say(f"fold {number + 1} of {count}")
-            members.append(_fit_fold(dataclasses.replace(prepared, parts=parts), config, number, folder, progress))
-        whole, constants = _together(prepared, members, config)
-        held = _out_of_fold(members)
+            members.append(_fit_fold(stages, parts, number, folder, progress, callbacks))
+        whole, constants = _together(stages[-1].prepared, members, config)
+        held = calibrate(whole, _out_of_fold(members), progress)
         history = pd.concat([pd.DataFrame(member.history).assign(fold=at) for at, member in enumerate(members, 1)])
         with replacing(folder / "folds.parquet") as path:
             history.to_parquet(path, index=False)
-        of_row = np.full(len(prepared.table), -1)
-        of_row[rows] = numbers + 1
         with replacing(folder / "out_of_fold.parquet") as path:
-            score_frame(whole, whole.spec, held, {"fold": of_row[held.rows]}).to_parquet(path, index=False)
+            score_frame(whole, whole.spec, held, {"fold": numbers[held.rows] + 1}).to_parquet(path, index=False)
         mean = _mean(history)
         for row in mean:
             trackers.epoch(row)
@@ -155,24 +178,29 @@ def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress
     return run
 
 
-def _fit_fold(prepared: Prepared, config: Config, number: int, folder: RunFolder, progress: Progress) -> Member:
+def _fit_fold(
+    stages: Sequence[Stage],
+    parts: NDArray[np.object_],
+    number: int,
+    folder: RunFolder,
+    progress: Progress,
+    callbacks: Callbacks,
+) -> Member:
     """Train the network of one fold, go on with it, or read what it was."""
-    part = RunFolder(folder / f"fold-{number + 1}")
-    part.directory.mkdir(exist_ok=True)
+    config = stages[0].config
+    part = folder.part(f"fold-{number + 1}")
     with replacing(part.config_file) as path:
         config.save(path)
-    keras.utils.set_random_seed(config.fit.seed)
-    network = build_network(prepared.spec, prepared.precision)
-    prepared = dataclasses.replace(prepared, network=network)
-    constants = fitting.label_constants(prepared, config.fit.balance, Quiet())
+    own = of_fold(stages, parts)
+    constants = label_constants(own[0].prepared, config.fit.balance, Quiet())
     # A fold that is finished plans no further epoch, so this only reads its best one.
-    history = fitting.train(prepared, config, constants, part, progress)
+    prepared, history = fitting.train_stages(own, constants, part, progress, callbacks=callbacks)
     return Member(prepared, constants, history, score_split(prepared, "validation"))
 
 
 def _together(prepared: Prepared, members: Sequence[Member], config: Config) -> tuple[Prepared, Constants]:
     """Return what was prepared with the ensemble of the members as its network."""
-    constants = fitting.label_constants(prepared, config.fit.balance, Quiet())
+    constants = label_constants(prepared, config.fit.balance, Quiet())
     spec = prepared.spec.model_copy(update={"members": len(members)})
     network = build_network(spec, prepared.precision, initialise=False)
     set_weights(network.frozen, prepared.network.frozen.get_weights())
@@ -186,13 +214,15 @@ def _together(prepared: Prepared, members: Sequence[Member], config: Config) -> 
 
 
 def _out_of_fold(members: Sequence[Member]) -> Held:
-    """Return every row that does not test with the scores of the network that did not train on it."""
+    """Return every row that does not test with what the network gives that did not train on it."""
     rows = np.concatenate([member.held.rows for member in members])
     order = np.argsort(rows)
-    scores = {
-        name: np.concatenate([member.held.scores[name] for member in members])[order] for name in members[0].held.scores
-    }
-    return Held(rows[order], scores)
+
+    def together(parts: Sequence[Arrays]) -> Arrays:
+        return {name: np.concatenate([part[name] for part in parts])[order] for name in parts[0]}
+
+    held = [member.held for member in members]
+    return Held(rows[order], together([part.logits for part in held]), together([part.scores for part in held]))
 
 
 def _mean(history: pd.DataFrame) -> list[dict[str, Any]]:

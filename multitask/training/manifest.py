@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +14,29 @@ from numpy.typing import NDArray
 from multitask.audit import splits
 from multitask.audit.division import crossing, warn_of_crossing
 from multitask.config import Config
+from multitask.features.preparation import Prepared
 from multitask.network import hardware
 from multitask.privacy import hide_secrets
 from multitask.training.checkpoints import History
-from multitask.training.preparation import Prepared
+from multitask.training.scoring import Held
 
 
 def manifest_of(
-    prepared: Prepared, config: Config, constants: Mapping[str, NDArray[np.float32]], history: History, started: float
+    prepared: Prepared,
+    config: Config,
+    constants: Mapping[str, NDArray[np.float32]],
+    history: History,
+    held: Held,
+    score: float,
+    started: float,
 ) -> dict[str, Any]:
-    """Return what one needs to know to repeat or trust this run."""
+    """Return what one needs to know to repeat or trust this run.
+
+    Args:
+        prepared, config, constants, history, started: of the training.
+        held: the rows that it was calibrated on.
+        score: of these rows; NaN leaves that of the best epoch, which is then its loss.
+    """
     best = max(history, key=lambda row: row["val_score"])
     packages = ("multitask", "tensorflow", "keras", "numpy", "pyarrow", "scikit-learn")
     return {
@@ -40,7 +54,8 @@ def manifest_of(
         "rows_in_quarantine": len(prepared.quarantine),
         "epochs": len(history),
         "best_epoch": int(best["epoch"]),
-        "best_val_score": best["val_score"],
+        "best_val_score": best["val_score"] if math.isnan(score) else score,
+        "calibration": held.facts(),
         "seconds": round(time.monotonic() - started, 1),
         "hardware": hardware.describe(),
         "versions": {name: _version(name) for name in packages},

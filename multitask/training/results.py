@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from multitask.evaluation import plots
 from multitask.evaluation.assessment import GROUP_PREFIX, answer_figures, label_counts, write_details
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.report import write_report
-from multitask.evaluation.tasks import Evaluation, evaluate_tasks, weak_heads
+from multitask.evaluation.tasks import Evaluation, evaluate_tasks, validation_score, weak_heads
+from multitask.features.preparation import Prepared
 from multitask.monitoring.profile import write_profile
-from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
 from multitask.network.weights import set_weights
@@ -34,39 +32,9 @@ from multitask.spec import SPLIT_COLUMNS, ModelSpec
 from multitask.storage import replacing
 from multitask.style import save_plots
 from multitask.training.checkpoints import History
-from multitask.training.dataset import distributed, inference_batches
 from multitask.training.manifest import facts_of, manifest_of, notes_on
-from multitask.training.preparation import Prepared
-
-SCORING_BATCH = 128
-
-Arrays = dict[str, NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Held:
-    """Rows that did not train what scored them, and their scores per task, float32 (rows, classes)."""
-
-    rows: NDArray[np.int64]
-    scores: Arrays
-
-
-def score_rows(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[Arrays, Arrays]:
-    """Return logits and scores of rows, per task float32 (rows, classes), from their stored features."""
-    model, strategy = prepared.network.trainable, hardware.strategy()
-    shape, dtype, parts = tuple(model.input.shape[1:]), model.input.dtype, strategy.num_replicas_in_sync
-    batches = inference_batches(prepared.gather(rows), shape, dtype, len(rows), SCORING_BATCH, parts)
-    steps = math.ceil(len(rows) / SCORING_BATCH)
-    found = model.predict(distributed(batches, strategy), steps=steps, verbose=0)
-    logits = {task.name: found[task.name][: len(rows)] for task in prepared.spec.tasks}
-    scores = prepared.network.scores([logits[task.name] for task in prepared.spec.tasks])
-    return logits, {name: np.asarray(values) for name, values in scores.items()}
-
-
-def score_split(prepared: Prepared, part: str) -> Held:
-    """Score the rows of a split."""
-    rows = prepared.rows(part)
-    return Held(rows, score_rows(prepared, rows)[1])
+from multitask.training.model_card import write_model_card
+from multitask.training.scoring import Arrays, Held, score_frame, score_split
 
 
 def write_results(
@@ -77,7 +45,7 @@ def write_results(
     folder: RunFolder,
     progress: Progress,
     started: float,
-    held: Held | None = None,
+    held: Held,
     figures: Mapping[str, Figure] = {},
 ) -> ModelSpec:
     """Choose thresholds, evaluate, save the model and everything that explains it; return the spec with thresholds.
@@ -86,21 +54,22 @@ def write_results(
 
     Args:
         prepared, config, constants, history, folder, progress, started: of the training.
-        held: what thresholds are chosen on; by default the validation split.
+        held: what the network was calibrated on and thresholds are chosen on.
         figures: to be drawn beside the others.
     """
     test = prepared.rows("test")
-    held = held or score_split(prepared, "validation")
     spec = _settled(prepared, constants, held)
-    scores = score_split(prepared, "test").scores
+    tested = score_split(prepared, "test")
+    scores = tested.scores
     train_labels = prepared.labels(prepared.rows("train"))
     groups = prepared.groups[test]
     evaluation = evaluate_tasks(spec, prepared.labels(test), scores, train_labels, config.fit.seed, groups)
     _write_tables(prepared, config, folder)
-    _write_scores(prepared, spec, held, scores, folder)
+    _write_scores(prepared, spec, {"validation": held, "test": tested}, folder)
     spec.save(folder / "spec.json")
     _save_model(prepared, folder)
-    manifest = manifest_of(prepared, config, constants, history, started)
+    score = validation_score(spec, prepared.labels(held.rows), held.scores)["score"]
+    manifest = manifest_of(prepared, config, constants, history, held, score, started)
     folder.write_json("manifest.json", manifest)
     details = write_details(spec, prepared.labels(test), scores, evaluation, folder.directory)
     folder.write_json("metrics.json", evaluation.as_dict())
@@ -139,6 +108,9 @@ def _explain(
         **more,
         "architecture": plots.plot_architecture(*_stages(prepared)),
     }
+    notes = [*weak_heads(spec, evaluation), *notes_on(prepared, history)]
+    rows = {part: len(prepared.rows(part)) for part in splits.PARTS}
+    write_model_card(folder / "MODEL_CARD.md", spec, config, evaluation, manifest, rows, notes)
     write_report(
         folder / "report.html",
         title=f"Run {folder.name}",
@@ -147,7 +119,7 @@ def _explain(
         rows_name="the test split",
         figures=save_plots(figures, folder / "plots"),
         details=details,
-        notes=[*weak_heads(spec, evaluation), *notes_on(prepared, history)],
+        notes=notes,
         quarantine=prepared.quarantine,
         split_counts=label_counts(spec, {part: prepared.labels(prepared.rows(part)) for part in splits.PARTS}),
         next_commands=next_commands(folder, config),
@@ -193,20 +165,11 @@ def _write_tables(prepared: Prepared, config: Config, folder: RunFolder) -> None
         prepared.quarantine.to_parquet(path, index=False)
 
 
-def _write_scores(prepared: Prepared, spec: ModelSpec, held: Held, test: Arrays, folder: RunFolder) -> None:
+def _write_scores(prepared: Prepared, spec: ModelSpec, parts: Mapping[str, Held], folder: RunFolder) -> None:
     """Write the scores of the rows that did not train: id, split, and the score columns of a prediction table."""
-    parts = {"validation": held, "test": Held(prepared.rows("test"), test)}
     frames = [score_frame(prepared, spec, scored, {"split": part}) for part, scored in parts.items()]
     with replacing(folder / "scores.parquet") as path:
         pd.concat(frames).to_parquet(path, index=False)
-
-
-def score_frame(prepared: Prepared, spec: ModelSpec, scored: Held, facts: Mapping[str, Any]) -> pd.DataFrame:
-    """Return id, some facts, and score columns of some rows."""
-    columns = {"id": prepared.table.ids[scored.rows], **facts}
-    for task in spec.tasks:
-        columns |= zip(task.score_columns, scored.scores[task.name].T, strict=True)
-    return pd.DataFrame(columns)
 
 
 def _save_model(prepared: Prepared, folder: RunFolder) -> None:

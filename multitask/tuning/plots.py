@@ -67,6 +67,36 @@ def plot_space(
     return figure
 
 
+def plot_rates(found: pd.DataFrame, suggested: float) -> Figure:
+    """Draw the loss against the learning rate, and the rate at which it falls fastest.
+
+    Args:
+        found: learning_rate, loss of the step, and smoothed loss.
+        suggested: a learning rate.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(8, 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot(found["learning_rate"], found["loss"], color=FAINT, linewidth=0.8, alpha=0.7, label="each step")
+        axes.plot(found["learning_rate"], found["smoothed"], color=SERIES[0], linewidth=2, label="smoothed")
+        axes.axvline(suggested, color=RIGHT, linewidth=1.5, linestyle=(0, (4, 3)))
+        low, high = found["smoothed"].min(), found["smoothed"].iloc[: len(found) // 2].max()
+        axes.set_ylim(low - 0.3 * (high - low), high + 0.6 * (high - low))
+        axes.annotate(
+            f"falls fastest at {suggested:.1e}",
+            (suggested, axes.get_ylim()[1]),
+            textcoords="offset points",
+            xytext=(6, -12),
+            color=RIGHT,
+        )
+        axes.set_xscale("log")
+        axes.set_title("Learning rate range test: one step of training at each")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("training loss")
+        axes.legend(frameon=False, loc="lower left")
+    return figure
+
+
 def plot_pareto(found: pd.DataFrame, figure_name: str) -> Figure:
     """Draw quality against latency, size as the size of the dot; what nothing beats is in colour."""
     with rc_context(STYLE):

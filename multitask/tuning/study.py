@@ -9,7 +9,6 @@ import multiprocessing.connection
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -22,8 +21,8 @@ from multitask.errors import ConfigError, MultitaskError, RunError, install
 from multitask.progress import Progress, muted_stderr
 from multitask.settings import Range
 from multitask.storage import locked
-from multitask.training.schedule import plan_next_epoch
-from multitask.tuning.space import as_word, check_search, less_is_better, suggest, with_settings
+from multitask.tuning.space import as_word, check_search, less_is_better
+from multitask.tuning.trial import leave_with_the_parent, run_trial
 
 STUDIES = Path("model_training/studies")
 
@@ -49,11 +48,8 @@ def search(config: Config, name: str | None, jobs: int, progress: Progress, root
         RunError: the study of that name is one of other settings or data, or is in use.
     """
     check_search(config)
-    name = name or datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
-        raise RunError(f'"{name}" cannot be the name of a study', expected="letters, digits, - and _")
     _optuna()
-    folder = root / name
+    folder = root / study_name(name)
     with locked(folder, patience_s=1.0):
         study = open_study(folder, config)
         _tidy_after_a_kill(study)
@@ -68,6 +64,18 @@ def search(config: Config, name: str | None, jobs: int, progress: Progress, root
                 shutil.rmtree(folder)
             raise
     return folder
+
+
+def study_name(name: str | None) -> str:
+    """Return the name of a study, by default the time.
+
+    Raises:
+        RunError: it cannot be one.
+    """
+    name = name or datetime.now().strftime("%Y-%m-%d-%H%M%S")
+    if not re.fullmatch(r"[\w.-]+", name) or name in (".", ".."):
+        raise RunError(f'"{name}" cannot be the name of a study', expected="letters, digits, - and _")
+    return name
 
 
 def open_study(folder: Path, config: Config | None = None) -> Any:
@@ -213,80 +221,5 @@ def _work(
         setattr(study, name, value)
     with Trainers(progress) as trainers:
         while take():
-            _leave_with_the_parent()
-            _try(study, config, trainers, one_at_a_time, progress)
-
-
-def _try(study: Any, config: Config, trainers: Any, one_at_a_time: Any, progress: Progress) -> None:
-    """Do one trial and remember how it ended."""
-    states = _optuna().trial.TrialState
-    trial, started = study.ask(), time.monotonic()
-    chosen = with_settings(config, suggest(trial, config))
-    judge = _Judge(trial, config)
-    facts: dict[str, Any] = {}
-    value = None
-    try:
-        with one_at_a_time:
-            trainer = trainers.trainer(chosen)
-            _same_data(study, trainer.prepared.data_hash())
-        started = time.monotonic()
-        history = trainer.train(chosen, judge.on_epoch)
-        state = states.PRUNED if judge.hopeless else states.COMPLETE
-        if "val_score" not in history[-1]:
-            state, facts["reason"] = states.PRUNED, f"the loss is {history[-1]['loss']} in epoch {len(history)}"
-        if state == states.COMPLETE:
-            best = history[plan_next_epoch([row["val_score"] for row in history], chosen.fit).best_epoch]
-            value, facts["figures"] = judge.value(best), best
-        facts["epochs"] = len(history)
-    except ConfigError as error:
-        # Settings that do not go together, such as a layer that another backbone has, are no end of the search.
-        if not any(trial.state == states.COMPLETE for trial in study.get_trials(deepcopy=False)):
-            study.tell(trial, state=states.FAIL)
-            raise
-        state, facts["reason"] = states.FAIL, str(error)
-    for name, fact in {**facts, "seconds": round(time.monotonic() - started, 3)}.items():
-        trial.set_user_attr(name, fact)
-    study.tell(trial, value, state=None if state == states.COMPLETE else state)
-    shown = f"{value:.4f}" if value is not None else facts.get("reason", state.name.lower())
-    settings = "  ".join(
-        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in trial.params.items()
-    )
-    progress.say(f"trial {trial.number}: {shown}  {settings}  {facts.get('epochs', 0)} epochs")
-
-
-class _Judge:
-    """What a trial is worth, epoch by epoch."""
-
-    def __init__(self, trial: Any, config: Config) -> None:
-        self.trial, self.figures, self.prune = trial, config.search.objective, config.search.prune
-        self.hopeless = False
-
-    def value(self, row: dict[str, float]) -> float:
-        return float(np.mean([row[figure] for figure in self.figures]))
-
-    def on_epoch(self, epoch: int, row: dict[str, float]) -> bool:
-        """Report an epoch; return whether to go on."""
-        _leave_with_the_parent()
-        if self.prune and np.isfinite(self.value(row)):
-            self.trial.report(self.value(row), epoch)
-            self.hopeless = self.trial.should_prune()
-        return not self.hopeless
-
-
-def _leave_with_the_parent() -> None:
-    """End this process if that which started it was killed: the study is somebody else's from then on."""
-    parent = multiprocessing.parent_process()
-    if parent is not None and not parent.is_alive():
-        os._exit(1)
-
-
-def _same_data(study: Any, digest: str) -> None:
-    known = study.user_attrs.get("data")
-    if known is None:
-        study.set_user_attr("data", digest)
-    elif known != digest:
-        raise RunError(
-            "labels, images or splits are not those this study began with",
-            where=study.study_name,
-            fix="Choose another --name for a new study.",
-        )
+            leave_with_the_parent()
+            run_trial(study, config, trainers, one_at_a_time, progress)

@@ -8,7 +8,7 @@ optimise it. What it computes is the same: order of the rows, initial weights, s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,18 +16,22 @@ import numpy as np
 import tensorflow as tf
 
 from multitask.config import Config
+from multitask.features.dataset import inference_batches, training_batches
+from multitask.features.preparation import Prepared, prepare
+from multitask.features.standardisation import standardise
 from multitask.network.heads import HEADS
 from multitask.network.weights import set_weights
 from multitask.progress import Progress, Quiet
 from multitask.settings import FitConfig
+from multitask.spec import ModelSpec
+from multitask.training.balance import label_constants, training_rows
 from multitask.training.checkpoints import History
-from multitask.training.dataset import inference_batches, training_batches
 from multitask.training.epochs import balanced, seed_dropout, task_losses, validation_figures
-from multitask.training.fitting import downsample, label_constants, make_optimizer
-from multitask.training.preparation import Prepared, prepare
-from multitask.training.results import SCORING_BATCH
+from multitask.training.folds import fold_numbers
+from multitask.training.optimizer import make_optimizer
 from multitask.training.schedule import plan_next_epoch
-from multitask.training.standardisation import standardise
+from multitask.training.scoring import SCORING_BATCH
+from multitask.training.stages import Stage, of_fold
 
 # Called with the number of an epoch, from 0, and its figures; False ends the trial.
 OnEpoch = Callable[[int, dict[str, float]], bool]
@@ -41,24 +45,36 @@ class Trainers:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._trainers: dict[str, Trainer] = {}
+        self._trainers: dict[str, list[Trainer]] = {}
 
     def __enter__(self) -> Trainers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for trainer in self._trainers.values():
-            trainer.prepared.store.close()
-            trainer.prepared.archive.close()
+        for trainers in self._trainers.values():
+            trainers[0].prepared.store.close()
+            trainers[0].prepared.archive.close()
 
     def trainer(self, config: Config) -> Trainer:
         """Return the trainer for a configuration; made at the first call, which computes what features are missing."""
+        return self.of_folds(config, 0)[0]
+
+    def of_folds(self, config: Config, count: int) -> list[Trainer]:
+        """Return a trainer per fold for a configuration, each with a network of its own; of 0 folds the one trainer."""
         common = common_settings(config)
-        key = common.model_dump_json()
+        key = f"{count} {common.model_dump_json()}"
         if key not in self._trainers:
             keras.utils.set_random_seed(config.fit.seed)
-            self._trainers[key] = Trainer(prepare(common, self._progress), common)
+            prepared = prepare(common, self._progress, for_folds=count > 0)
+            self._trainers[key] = [Trainer(part, common) for part in self._parts(prepared, common, count)]
         return self._trainers[key]
+
+    def _parts(self, prepared: Prepared, config: Config, count: int) -> list[Prepared]:
+        if not count:
+            return [prepared]
+        numbers, first = fold_numbers(prepared, config, count), [Stage(config, prepared)]
+        divided = [np.where(numbers == number, "validation", prepared.parts) for number in range(count)]
+        return [of_fold(first, parts)[0].prepared for parts in divided]
 
 
 def on_one_device(number: int) -> None:
@@ -88,9 +104,7 @@ class Trainer:
     def __init__(self, prepared: Prepared, config: Config) -> None:
         self.prepared = prepared
         self._model, fit = prepared.network.trainable, config.fit
-        self._rows = prepared.rows("train")
-        if fit.balance == "downsample":
-            self._rows = downsample(prepared.spec, prepared.labels(self._rows), self._rows, fit.seed)
+        self._rows = training_rows(prepared, fit)
         constants = label_constants(prepared, fit.balance, Quiet())
         standardise(self._model, prepared, self._rows, fit.seed)
         for task in prepared.spec.tasks:
@@ -116,27 +130,7 @@ class Trainer:
         """
         fit = config.fit
         history: History = []
-        classes = {task.name: task.classes for task in self.prepared.spec.tasks}
-        spec = config.model_spec(classes)
-        weights, state = self._begin_with
-        set_weights(self._model, weights)
-        for variable, value in zip(self._optimizer.variables, state, strict=True):
-            variable.assign(value)
-        self._dropout.assign(config.model.dropout)
-        for task in spec.tasks:
-            self._weights[task.name].assign(task.loss_weight)
-        batches = iter(
-            training_batches(
-                self.prepared.gather_views(self._rows),
-                *self._input,
-                self.prepared.labels(self._rows),
-                fit.batch_size,
-                fit.seed,
-                0,
-                operations=self.prepared.operations if self.prepared.views == 1 else (),
-                views=self.prepared.views,
-            )
-        )
+        spec, batches = self._begin(config)
         steps = tf.constant(math.ceil(len(self._rows) / fit.batch_size))
         for epoch in range(fit.epochs):
             plan = plan_next_epoch([row["val_score"] for row in history], fit)
@@ -158,6 +152,40 @@ class Trainer:
             if not on_epoch(epoch, row):
                 break
         return history
+
+    def try_rates(self, config: Config, rates: Sequence[float]) -> Iterator[float]:
+        """Train from the beginning, a step at each learning rate in turn; yield the losses before the steps."""
+        spec, batches = self._begin(config)
+        seed_dropout(self._model, config.fit.seed, 0)
+        for loss in self._losses.values():
+            loss.scale.assign(1.0)
+        for rate in rates:
+            self._optimizer.learning_rate = rate
+            losses = self._epoch(batches, tf.constant(1)).numpy().tolist()
+            yield sum(loss * task.loss_weight for task, loss in zip(spec.tasks, losses, strict=True))
+
+    def _begin(self, config: Config) -> tuple[ModelSpec, Any]:
+        """Go back to the weights of the beginning, with the settings of a trial; return its spec and batches."""
+        fit = config.fit
+        spec = config.model_spec({task.name: task.classes for task in self.prepared.spec.tasks})
+        weights, state = self._begin_with
+        set_weights(self._model, weights)
+        for variable, value in zip(self._optimizer.variables, state, strict=True):
+            variable.assign(value)
+        self._dropout.assign(config.model.dropout)
+        for task in spec.tasks:
+            self._weights[task.name].assign(task.loss_weight)
+        batches = training_batches(
+            self.prepared.gather_views(self._rows),
+            *self._input,
+            self.prepared.labels(self._rows),
+            fit.batch_size,
+            fit.seed,
+            0,
+            operations=self.prepared.operations if self.prepared.views == 1 else (),
+            views=self.prepared.views,
+        )
+        return spec, iter(batches)
 
     @property
     def _input(self) -> tuple[tuple[int, ...], str]:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
-from multitask.audit import rows as room
+from multitask.audit import looking as room
 from multitask.audit.duplicates import near_duplicates
 from multitask.audit.inspection import Look, look_at
 from multitask.audit.looks import Looks

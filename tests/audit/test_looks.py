@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from multitask.audit import looking as room
 from multitask.audit import looks as store_room
-from multitask.audit import rows as room
 from multitask.audit.inspection import Look, look_at
 from multitask.audit.looks import Looks, LookStore
 from multitask.audit.rows import Audit, audit_rows

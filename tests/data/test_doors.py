@@ -25,11 +25,11 @@ from multitask.config import Config
 from multitask.data.archives import open_archive
 from multitask.errors import TableError
 from multitask.exploration.survey import survey
+from multitask.features.preparation import prepare
 from multitask.prediction.trained import KerasPredictor
 from multitask.progress import Quiet
 from multitask.publishing import exporting
 from multitask.runs import Run, RunFolder
-from multitask.training.preparation import prepare
 from tests.conftest import write_zip
 
 pytestmark = pytest.mark.tensor

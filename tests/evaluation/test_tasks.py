@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.evaluation.metrics import average_precision
-from multitask.evaluation.multilabel import choose_thresholds
 from multitask.evaluation.tasks import Evaluation, evaluate_task, evaluate_tasks, validation_score, weak_heads
 from multitask.spec import ModelSpec, Task
 
@@ -48,6 +47,7 @@ def test_multiclass_figures_are_those_of_scikit_learn(rows: int, seed: int) -> N
     labels, scores = multiclass(rows, seed)
     best = scores.argmax(axis=1)
     found = {name: metric.value for name, metric in evaluate_task(CATEGORY, labels, scores, labels).items()}
+    assert 0 <= found.pop("calibration_error") <= 1
     present = np.unique(labels)
     expected = {
         "accuracy": sk.accuracy_score(labels, best),
@@ -66,6 +66,7 @@ def test_multilabel_figures_are_those_of_scikit_learn(rows: int, seed: int) -> N
         return
     answers = scores >= np.float32(TAGS.thresholds)
     found = {name: metric.value for name, metric in evaluate_task(TAGS, labels, scores, labels).items()}
+    assert 0 <= found.pop("calibration_error") <= 1
     expected = {
         "exact_match": sk.accuracy_score(labels, answers),
         "accuracy": (labels == answers).mean(),
@@ -137,19 +138,6 @@ def test_rows_that_come_in_groups_widen_the_interval() -> None:
     alone = evaluate_task(*repeated)["accuracy"]
     together = evaluate_task(*repeated, groups=groups)["accuracy"]
     assert together.high - together.low == pytest.approx(3 * (alone.high - alone.low), rel=0.25)
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(st.booleans(), st.integers(0, 20)), min_size=2, max_size=30))
-def test_no_other_threshold_has_a_higher_f1(pairs: list[tuple[bool, int]]) -> None:
-    labels = np.array([[pair[0]] for pair in pairs], np.float32)
-    scores = np.array([[pair[1] / 20] for pair in pairs], np.float32)
-    (threshold,) = choose_thresholds(labels, scores)
-    if labels.min() == labels.max():
-        assert threshold == 0.5
-        return
-    chosen = sk.f1_score(labels, scores >= np.float32(threshold), zero_division=0)
-    assert chosen == max(sk.f1_score(labels, scores >= limit, zero_division=0) for limit in np.unique(scores))
 
 
 def test_confusion_counts_true_rows_and_predicted_columns() -> None:
@@ -267,8 +255,8 @@ def test_many_tags_fill_a_file_and_not_the_screen() -> None:
     labels = (random.random((90, 60)) < 0.3).astype(np.float32)
     spec = ModelSpec(tasks=(task,))
     found = evaluate_tasks(spec, {"many": labels}, {"many": random.random((90, 60), np.float32)}, {"many": labels})
-    assert len(found.table()) == 4
-    assert len(found.metrics["many"]) == 4 + 4 * 60
+    assert len(found.table()) == 5
+    assert len(found.metrics["many"]) == 5 + 4 * 60
     assert found.metrics["many"]["t7_f1"].answer == "t7"
 
 
@@ -280,3 +268,17 @@ def test_weighted_average_precision_is_that_of_scikit_learn(rows: list[tuple[boo
         return
     found = average_precision(labels, scores)(weights[None].astype(float))[0]
     assert found == pytest.approx(sk.average_precision_score(labels, scores, sample_weight=weights))
+
+
+def test_misses_are_ranked_by_how_surely_they_are_wrong() -> None:
+    labels = np.array([0, 1, 2, np.nan], np.float32)
+    scores = np.array([[0.9, 0.1, 0, 0], [0.8, 0.1, 0.1, 0], [0, 0.6, 0.4, 0], [1, 0, 0, 0]], np.float32)
+    np.testing.assert_allclose(EVALUATORS["multiclass"].misses(CATEGORY, labels, scores), [0, 0.8, 0.6, 0], rtol=1e-6)
+    tags = np.zeros((2, len(TAGS.classes)), np.float32)
+    tags[0, 0] = np.nan
+    sure = tags + 1
+    expected = [
+        max(1 - threshold for threshold in TAGS.thresholds[1:]),
+        max(1 - threshold for threshold in TAGS.thresholds),
+    ]
+    np.testing.assert_allclose(EVALUATORS["multilabel"].misses(TAGS, tags, sure), expected, rtol=1e-6)

@@ -14,8 +14,8 @@ from multitask.config import Config, DataConfig, FitConfig, ModelConfig, TaskCon
 from multitask.demo.probe import encode
 from multitask.exploration.label_errors import WEAK, find_label_errors
 from multitask.exploration.relabelling import write_label_errors
+from multitask.features.preparation import prepare
 from multitask.progress import Quiet
-from multitask.training.preparation import prepare
 from tests.conftest import write_table, write_zip
 
 WRONG = [3, 17, 44, 61, 80]

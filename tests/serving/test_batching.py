@@ -17,6 +17,7 @@ from multitask.audit.cost import BYTES_PER_PIXEL
 from multitask.errors import ServerUnavailable
 from multitask.parallel import Memory
 from multitask.serving.batching import Batcher
+from tests.conftest import Tally
 
 
 def double(signature: str, inputs: dict) -> dict:
@@ -178,24 +179,18 @@ def test_a_client_with_little_in_the_queue_finds_room_where_a_busy_one_does_not(
 
 
 def test_no_more_is_decoded_at_once_than_memory_is_meant_for() -> None:
-    under_way, most, lock = [0], [0], threading.Lock()
+    tally = Tally()
 
     def run(signature: str, inputs: dict) -> dict:
-        work = int(inputs["x"].sum())
-        with lock:
-            under_way[0] += work
-            most[0] = max(most[0], under_way[0])
-        time.sleep(0.01)
-        with lock:
-            under_way[0] -= work
-        return {"y": inputs["x"]}
+        with tally.of(int(inputs["x"].sum())):
+            return {"y": inputs["x"]}
 
     memory = Memory(10 * BYTES_PER_PIXEL)
     batcher = Batcher(run, memory=memory, max_work=10, workers=3)
     works = [3, 4, 9, 1, 1, 10, 2, 25, 5, 5, 5]
     parts = [batcher.submit("s", rows(*works), works) for _ in range(5)]
     assert [result(part) for part in parts] == [works] * 5
-    assert most[0] == 25, "a row of more than all is meant for runs, and alone"
+    assert tally.most == 25, "a row of more than all is meant for runs, and alone"
     batcher.close()
 
 

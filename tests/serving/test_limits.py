@@ -29,6 +29,7 @@ from multitask.serving.guard import Hosts
 from multitask.serving.model_folder import ModelFolder
 from multitask.serving.native import NativePredictor
 from multitask.serving.replies import WireError
+from multitask.serving.server import CONNECTION_SECONDS
 from multitask.serving.wire import read_call
 from tests import hostile
 
@@ -189,6 +190,26 @@ def test_a_body_that_drips_is_ended(server: str) -> None:
     dripping.join()
     connection.close()
     assert b" 408 " in received.split(b"\r\n")[0]
+
+
+@pytest.mark.slow
+def test_a_client_that_takes_nothing_of_its_answers_is_let_go(server: str) -> None:
+    """Who comes back to read later finds what the system had taken already, and the end of the connection."""
+    body = json.dumps({"signature_name": "spec", "instances": [""] * 1024}).encode()
+    request = f"POST {PREDICT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+    whole = len(requests.post(f"{server}{PREDICT}", data=body, timeout=30).content)
+    address = urlsplit(server)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.settimeout(30)
+        client.connect((address.hostname, address.port))
+        client.sendall(request * 40)
+        time.sleep(CONNECTION_SECONDS + 10)
+        received = 0
+        while part := client.recv(1 << 20):
+            received += len(part)
+    assert 0 < received < 20 * whole
+    assert requests.get(f"{server}/healthz", timeout=5).ok
 
 
 def test_bodies_together_have_a_limit_and_stalled_ones_give_way(published: Path) -> None:

@@ -15,10 +15,10 @@ from pydantic import ValidationError
 from multitask.config import Config
 from multitask.errors import ConfigError
 from multitask.exploration.contact_sheet import write_contact_sheet
+from multitask.features.augmentation import augment, draw_count
+from multitask.features.dataset import training_batches
 from multitask.progress import Quiet
 from multitask.settings import AUGMENTATIONS, AugmentConfig
-from multitask.training.augmentation import augment, draw_count
-from multitask.training.dataset import training_batches
 from multitask.training.fitting import fit, resume
 
 pytestmark = pytest.mark.tensor

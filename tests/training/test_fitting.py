@@ -17,17 +17,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from scipy.special import logit
 
 from multitask.config import Config, TaskConfig, load_config
 from multitask.demo.sample import PATTERNS
 from multitask.errors import ArchiveError, ConfigError, RunError, TableError
 from multitask.evaluation.assessment import split_labels
+from multitask.evaluation.calibration import calibrate_classes, calibrate_tags
 from multitask.network import hardware, processor
 from multitask.progress import Quiet
 from multitask.runs import Run, RunFolder, find_run, open_run
 from multitask.spec import ModelSpec, Task
+from multitask.training import folds
+from multitask.training.balance import downsample
 from multitask.training.epochs import seed_dropout
-from multitask.training.fitting import downsample, fit, resume
+from multitask.training.fitting import fit, resume
 from tests.conftest import photo, write_table, write_zip
 
 pytestmark = pytest.mark.tensor
@@ -66,6 +70,7 @@ def test_a_run_holds_everything_the_design_names(trained: Run) -> None:
         "history.csv",
         "metrics.json",
         "report.html",
+        "MODEL_CARD.md",
         "plots/history.png",
         "plots/predictions.png",
         "plots/architecture.png",
@@ -75,6 +80,19 @@ def test_a_run_holds_everything_the_design_names(trained: Run) -> None:
     } <= names
     assert not [name for name in names if Path(name).name.startswith(".")]
     assert open_run("latest", trained.folder.directory.parent).spec == trained.spec
+
+
+def test_the_model_card_says_what_was_measured(trained: Run) -> None:
+    card = (trained.folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    headings = [line for line in card.splitlines() if line.startswith("## ")]
+    assert headings[0] == "## Model details"
+    assert headings[-1] == "## Bias, risks and limitations"
+    accuracy = trained.folder.read_json("metrics.json")["category"]["metrics"]["accuracy"]
+    assert (
+        f"| category | accuracy | {accuracy['value']:.3f} | {accuracy['low']:.3f} to {accuracy['high']:.3f} |" in card
+    )
+    for tag, threshold in zip(PATTERNS, trained.spec.task("tags").thresholds, strict=True):
+        assert f"| tags | {tag} | {threshold:.4f} | f1 |" in card
 
 
 def test_its_configuration_trains_the_same_model_again(trained: Run, tmp_path: Path) -> None:
@@ -143,13 +161,16 @@ def test_rows_of_one_sender_are_on_one_side_when_grouped(make_config: Callable[.
 
 
 def test_the_saved_model_is_that_of_the_best_epoch_with_thresholds_of_the_validation_split(trained: Run) -> None:
+    manifest = trained.folder.read_json("manifest.json")
+    temperature = manifest["calibration"]["tags"]["temperature"]
     with np.load(trained.folder.best_checkpoint) as best:
         head = keras.saving.load_model(trained.folder / "model.keras").get_layer("trainable").get_layer("tags_logits")
         stored = [best[name] for name in best.files if best[name].shape == tuple(head.kernel.shape)]
-    assert any(np.array_equal(value, head.kernel) for value in stored)
+    assert any(np.allclose(value, head.kernel * temperature, rtol=1e-5) for value in stored)
     history = pd.read_csv(trained.folder / "history.csv")
-    manifest = trained.folder.read_json("manifest.json")
     assert manifest["best_epoch"] == history.loc[history["val_score"].idxmax(), "epoch"]
+    best = history["val_score"].max()
+    assert manifest["best_val_score"] == pytest.approx(best, abs=0.01), "calibrated, hence not quite"
     assert len(trained.spec.task("tags").thresholds) == 3
     assert trained.spec == ModelSpec.load(trained.folder / "spec.json")
 
@@ -166,6 +187,26 @@ def test_scores_of_the_rows_that_did_not_train_are_kept(trained: Run) -> None:
     is_test = (scores["split"] == "test").to_numpy()
     stated = trained.folder.read_json("metrics.json")[task.name]["metrics"]["accuracy"]["value"]
     assert right[is_test].mean() == pytest.approx(stated)
+
+
+def test_the_saved_model_is_calibrated_on_the_rows_that_did_not_train(trained: Run) -> None:
+    """Asking its kept scores for a calibration once more finds none to do; the order of the answers is as it was."""
+    splits, scores = (pd.read_parquet(trained.folder / f"{name}.parquet") for name in ("splits", "scores"))
+    splits, scores = (frame.query("split == 'validation'") for frame in (splits, scores))
+    stated = trained.folder.read_json("manifest.json")["calibration"]
+    category, tags = trained.spec.task("category"), trained.spec.task("tags")
+    classes = np.log(scores[list(category.score_columns)].to_numpy())
+    there = logit(scores[list(tags.score_columns)].to_numpy(np.float64))
+    again = {
+        "category": calibrate_classes(splits["category"].to_numpy(np.float32), classes),
+        "tags": calibrate_tags(splits[list(tags.label_columns)].to_numpy(np.float32), there),
+    }
+    for task, found in again.items():
+        assert stated[task]["temperature"] != 1.0
+        # Where scores tell nothing of the labels, none is too flat.
+        if stated[task]["temperature"] < 19:
+            assert found.temperature == pytest.approx(1.0, abs=0.02)
+            np.testing.assert_allclose(found.offsets, 0.0, atol=0.05)
 
 
 def test_features_are_standardised_by_the_training_split(trained: Run) -> None:
@@ -326,7 +367,8 @@ def _start(config: Config, name: str, root: Path) -> subprocess.Popen[str]:
     script = f"""
 import time
 from pathlib import Path
-from multitask.training import checkpoints, epochs, features
+from multitask.features import computing as features
+from multitask.training import checkpoints, epochs
 from multitask.training import fitting as training
 from multitask.config import load_config
 from multitask.progress import Lines
@@ -438,15 +480,17 @@ def test_weight_decay_spares_biases_and_normalisation(make_config: Callable[...,
     plain = fit(make_config(**still), "plain", root=tmp_path)
     decayed = fit(make_config(**still, weight_decay=3e4), "decayed", root=tmp_path)
     for name in (task.name for task in plain.spec.tasks):
-        (kernel, bias), (less, same) = (
-            keras.models.load_model(run.folder / "model.keras", compile=False)
-            .get_layer("trainable")
-            .get_layer(f"{name}_logits")
-            .get_weights()
-            for run in (plain, decayed)
-        )
+        (kernel, bias), (less, same) = (_uncalibrated(run, name) for run in (plain, decayed))
         assert np.abs(less).sum() < 0.95 * np.abs(kernel).sum()
         np.testing.assert_allclose(same, bias, atol=1e-4)
+
+
+def _uncalibrated(run: Run, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return kernel and bias of a head as they were trained."""
+    model = keras.models.load_model(run.folder / "model.keras", compile=False)
+    kernel, bias = model.get_layer("trainable").get_layer(f"{task}_logits").get_weights()
+    found = run.folder.read_json("manifest.json")["calibration"].get(task, {"temperature": 1.0, "offsets": 0.0})
+    return kernel * found["temperature"], (bias - found["offsets"]) * found["temperature"]
 
 
 def test_a_finished_run_is_not_trained_again(trained: Run) -> None:
@@ -455,6 +499,24 @@ def test_a_finished_run_is_not_trained_again(trained: Run) -> None:
     assert resume("trained", heard, trained.folder.directory.parent).spec == trained.spec
     assert "finished already" in heard.lines[-1]
     assert (trained.folder / "metrics.json").stat().st_mtime_ns == before
+
+
+def test_a_finished_run_is_given_more_epochs_as_if_it_had_had_them(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    straight = fit(make_config(epochs=4), "straight", root=tmp_path)
+    fit(make_config(epochs=2), "longer", root=tmp_path)
+    longer = folds.resume("longer", root=tmp_path, more_epochs=2)
+    assert longer.config.fit.epochs == 4
+    pd.testing.assert_frame_equal(history_of(longer.folder), history_of(straight.folder))
+    for first, second in zip(weights_of(longer), weights_of(straight), strict=True):
+        np.testing.assert_array_equal(first, second)
+    with pytest.raises(ConfigError, match="at least 1"):
+        folds.resume("longer", root=tmp_path, more_epochs=0)
+    assert open_run("longer", tmp_path).config == longer.config
+    fit(make_config(epochs=2, schedule="cosine"), "ended", root=tmp_path)
+    with pytest.raises(ConfigError, match="cosine"):
+        folds.resume("ended", root=tmp_path, more_epochs=2)
 
 
 def test_a_run_does_not_go_on_with_other_data(make_config: Callable[..., Config], tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from multitask.config import Config, TaskConfig
 from multitask.data.archives import open_archive
-from multitask.errors import ConfigError
+from multitask.errors import ConfigError, TableError
 from multitask.network.model import load_network
 from multitask.network.preprocessing import preprocess_batch
 from multitask.prediction.trained import KerasPredictor
@@ -116,6 +116,8 @@ def _weights(run: Run) -> list[np.ndarray]:
 def test_wrong_folds_are_explained(make_config: Callable[..., Config], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="2 or more"):
         fit_folds(make_config(), 1, root=tmp_path)
+    with pytest.raises(TableError, match="nowhere"):
+        fit_folds(make_config(labels="nowhere.parquet"), 3, root=tmp_path)
     with pytest.raises(ConfigError, match="time_column"):
         fit_folds(make_config(time_column="when"), 3, root=tmp_path)
     assert not list(tmp_path.iterdir())

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 
 from multitask.config import Config, load_config
+from multitask.progress import Quiet
 from multitask.settings import SearchConfig
 
 pytestmark = pytest.mark.tensor
@@ -83,9 +84,26 @@ def test_the_best_recipe_trains_to_the_figure_of_its_trial(folder: Path) -> None
     assert text.startswith(f"# Trial {trials['number'][trials['value'].idxmax()]}, the best of 5")
     best = load_config(left / "best.toml")
     assert best.search == SearchConfig()
-    run = fit(best, "best", root=folder / "runs")
+    run = fit(best, "found", root=folder / "runs")
     history = pd.read_csv(run.folder / "history.csv")
     np.testing.assert_allclose(history["val_score"].max(), trials["value"].max(), atol=1e-4)
+
+
+def test_a_cross_validated_trial_has_the_mean_of_the_folds_of_a_training(folder: Path) -> None:
+    from multitask.training.folds import fit_folds
+    from multitask.tuning.results import write_study
+    from multitask.tuning.study import search
+
+    config = load_config(folder / "c.toml")
+    few = {"trials": 2, "folds": 3, "space": {"fit.learning_rate": (1e-3,), "model.dropout": (0.0, 0.25)}}
+    config = config.model_copy(update={"search": SearchConfig(**few)})
+    left = search(config, "folded", 1, Quiet(), folder)
+    trials = write_study(left, config).set_index("model.dropout")
+    assert (trials["epochs"] == 3 * config.fit.epochs).all()
+    run = fit_folds(load_config(left / "best.toml"), 3, "crossed", root=folder / "runs")
+    history = pd.read_parquet(run.folder / "folds.parquet")
+    expected = history.groupby("fold")["val_score"].max().mean()
+    np.testing.assert_allclose(trials["value"].max(), expected, atol=1e-3)
 
 
 @pytest.mark.slow

@@ -11,9 +11,9 @@ import tensorflow as tf
 
 from multitask.data.archives import open_archive
 from multitask.data.tables import read_table
+from multitask.features.dataset import make_dataset
 from multitask.network.preprocessing import preprocess
 from multitask.spec import ImageSpec, Task
-from multitask.training.dataset import make_dataset
 from tests.conftest import photo, write_table, write_zip
 
 IMAGE = ImageSpec(height=16, width=24)

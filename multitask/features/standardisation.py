@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask.errors import ConfigError
-from multitask.training.dataset import inference_batches
-from multitask.training.preparation import Prepared
+from multitask.features.dataset import inference_batches
+from multitask.features.preparation import Prepared
 
 # Statistics of the heads' input settle long before this many rows.
 STANDARDISE_ROWS = 2048

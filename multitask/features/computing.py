@@ -17,12 +17,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from multitask.data.archives import Archive
+from multitask.features.augmentation import augment, draw_count
+from multitask.features.dataset import read_images
+from multitask.features.stores import FeatureStore
 from multitask.network import preprocessing
 from multitask.network.model import Network
 from multitask.settings import AugmentConfig
-from multitask.training.augmentation import augment, draw_count
-from multitask.training.dataset import read_images
-from multitask.training.stores import FeatureStore
 
 # A chunk is closed when it is full or old, which bounds both memory and the work that a kill can lose.
 CHUNK_BYTES = 64 << 20
@@ -61,6 +61,8 @@ def store_key(network: Network, precision: str) -> str:
         "precision": precision if spec.freeze != "none" else "",
         "weights": network.frozen_digest(),
     }
+    if spec.architecture:
+        facts["architecture"] = spec.architecture
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from multitask.data.labels import settle_classes
 from multitask.data.sources import open_images
 from multitask.data.tables import Table, as_table, how_to_name_images
 from multitask.errors import TableError
+from multitask.features.computing import change_by_name, compute_features, store_key, view_names
+from multitask.features.dataset import read_images
+from multitask.features.stores import FeatureStore, make_room
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
 from multitask.settings import AugmentConfig
 from multitask.spec import ModelSpec
-from multitask.training.features import change_by_name, compute_features, store_key, view_names
-from multitask.training.stores import FeatureStore, make_room
 
 FEATURE_BATCH = 32
 
@@ -150,10 +151,10 @@ def prepare(config: Config, progress: Progress, *, for_folds: bool = False) -> P
     prepared = Prepared(
         spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
     )
-    return _with_views(prepared, config, progress) if config.augment else prepared
+    return with_views(prepared, config, progress) if config.augment else prepared
 
 
-def _with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
+def with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
     """Compute the views of the training rows that the store lacks, if there is a frozen side that they go through.
 
     Pictures that nothing frozen stands before are changed as they are taken, anew in every epoch.
@@ -188,14 +189,14 @@ def _with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepa
 
 
 def _seconds_per_image(prepared: Prepared) -> float:
-    """Measure how long an image takes on its way through the frozen side, without reading it."""
-    image = prepared.spec.image
-    batch = np.zeros((FEATURE_BATCH, image.height, image.width, 3), np.uint8)
+    """Measure how long an image takes from its archive through the frozen side."""
+    image, ids = prepared.spec.image, list(prepared.table.ids[prepared.rows("train")][:FEATURE_BATCH])
     forward = tf.function(lambda images: prepared.network.frozen(images, training=False))
-    forward(batch)
+    forward(np.zeros((len(ids), image.height, image.width, 3), np.uint8))
     started = time.monotonic()
-    forward(batch)
-    return (time.monotonic() - started) / FEATURE_BATCH
+    for _, batch in read_images(ids, prepared.archive, image, FEATURE_BATCH):
+        forward(batch)
+    return (time.monotonic() - started) / len(ids)
 
 
 def _make_room(config: Config, store: FeatureStore, images: int, progress: Progress) -> None:
@@ -208,22 +209,32 @@ def _features(
     config: Config, network: Network, precision: str, table: Table, audit: Audit, archive: Archive, progress: Progress
 ) -> tuple[FeatureStore, int, int]:
     """Open the store, compute what it lacks, and give rows whose image cannot be decoded their reason."""
+    usable = np.flatnonzero(audit.reasons == "")
+    images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
+    store, computed, failed = filled_store(config, network, precision, images, archive, progress)
+    for row in usable[np.isin(audit.digests[usable], failed)] if failed else ():
+        audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
+    return store, computed, len(images) - computed - len(failed)
+
+
+def filled_store(
+    config: Config, network: Network, precision: str, images: Mapping[str, str], archive: Archive, progress: Progress
+) -> tuple[FeatureStore, int, list[str]]:
+    """Open the store of a network and compute what it lacks of images, digest to id.
+
+    Returns:
+        The store, how many images were computed, and the digests of those that could not be decoded.
+    """
     root, key = Path(config.data.features), store_key(network, precision)
     shape, dtype = tuple(network.frozen.output.shape[1:]), str(network.frozen.output.dtype)
     store = FeatureStore(root, key, shape, dtype)
-    usable = np.flatnonzero(audit.reasons == "")
-    images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
     missing = sum(digest not in store for digest in images)
     _make_room(config, store, missing, progress)
     with progress.track("computing features", missing) as advance:
-        failed = set(
-            compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
-        )
-    for row in usable[np.isin(audit.digests[usable], list(failed))] if failed else ():
-        audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
-    computed, reused = missing - len(failed), len(images) - missing
-    progress.say(f"features: {computed:,} images computed, {reused:,} reused, in {store.directory}")
-    return store, computed, reused
+        failed = compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
+    computed = missing - len(failed)
+    progress.say(f"features: {computed:,} images computed, {len(images) - missing:,} reused, in {store.directory}")
+    return store, computed, failed
 
 
 def _why_nothing_is_usable(audit: Audit) -> str:

@@ -14,10 +14,10 @@ import pytest
 from multitask.config import Config
 from multitask.data.archives import Archive, open_archive
 from multitask.errors import ConfigError
+from multitask.features.computing import compute_features, store_key
+from multitask.features.stores import MOST_CHUNKS, FeatureStore, make_room
 from multitask.network.model import Network, build_network
 from multitask.network.preprocessing import preprocess
-from multitask.training.features import compute_features, store_key
-from multitask.training.stores import MOST_CHUNKS, FeatureStore, make_room
 from tests.conftest import photo, write_zip
 
 pytestmark = pytest.mark.tensor

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from multitask.data.archives import Archive
 from multitask.data.tables import Table
 from multitask.errors import ArchiveError
+from multitask.features.augmentation import augment, draw_count
 from multitask.network.preprocessing import preprocess, preprocess_batch
 from multitask.settings import AugmentConfig
 from multitask.spec import ImageSpec, Task
-from multitask.training.augmentation import augment, draw_count
 
 Gather = Callable[[NDArray[np.int64]], NDArray[Any]]
 Labels = Mapping[str, NDArray[np.float32]]
