@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 from pydantic import ValidationError
 
 from multitask.config import Config, config_error, load_config
-from multitask.errors import MultitaskError
+from multitask.errors import ConfigError, MultitaskError, install
 from multitask.privacy import hide_secrets
-from multitask.progress import muted_stderr
+from multitask.progress import Progress, muted_stderr
 from multitask.spec import Frozen, ModelSpec
+from multitask.workers import Nobody, Workers
 
 if TYPE_CHECKING:
     from multitask.evaluation.tasks import Evaluation
@@ -35,6 +37,30 @@ Flags = (tyro.conf.AvoidSubcommands,)
 
 # The settings of a configuration become flags of the door itself: --fit.epochs, not --config.fit.epochs.
 Settings = Annotated[Config, tyro.conf.arg(name="")]
+
+
+On = Annotated[
+    Literal["ray"] | None,
+    tyro.conf.arg(help="Do the work on a cluster: ray joins that of $RAY_ADDRESS, or starts one on this machine."),
+]
+
+
+@contextlib.contextmanager
+def workers(on: Literal["ray"] | None, progress: Progress) -> Iterator[Workers]:
+    """Open what works beforehand, if anything does.
+
+    Raises:
+        ConfigError: the library for it is not installed.
+    """
+    if on is None:
+        yield Nobody()
+        return
+    try:
+        from multitask.integrations import ray
+    except ImportError:
+        raise ConfigError("ray is not installed", where="--on", fix=f"{install('ray>=2.60,<2.61')}.") from None
+    with ray.open_workers(progress) as found:
+        yield found
 
 
 def run_door(main: Callable[[Sequence[str] | None], int]) -> None:

@@ -9,8 +9,9 @@ import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -51,6 +52,7 @@ class Arguments:
     """Folder of the prediction log to which the answers are appended, with measures of the images, for `monitor`."""
     log_gb: float = 1.0
     """Largest size of the log in gigabytes; its oldest parts are deleted beyond."""
+    on: cli.On = None
 
 
 @dataclass(frozen=True)
@@ -61,24 +63,33 @@ class _Source:
     id_column: str
     trained_on: DataConfig | None
     make: Callable[[], tuple[Predictor, dict[str, str]]]
+    again: Callable[[], partial[Any]]
+    """Returns what makes the same predictor in another process."""
     workers: int = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict, print how many rows got which status."""
     arguments = cli.parse(Arguments, "multitask.predict", __doc__, argv)
+    if arguments.log and arguments.on:
+        raise ConfigError("--log and --on exclude each other", where="command line", fix="Log where images are read.")
     from multitask.data.sources import open_rows
     from multitask.prediction.log import PredictionLog
-    from multitask.prediction.scoring import predict_table
+    from multitask.prediction.scoring import BLOCK_ROWS, fill_blocks, predict_table
 
     source = _source(arguments)
     id_column = arguments.id_column or source.id_column
     progress = Lines()
     ids, archive = open_rows(arguments.table, id_column, arguments.images, source.trained_on)
     with archive, contextlib.ExitStack() as stack:
-        log = stack.enter_context(PredictionLog(arguments.log, arguments.log_gb)) if arguments.log else None
+        log = stack.enter_context(PredictionLog(arguments.log, arguments.log_gb, BLOCK_ROWS)) if arguments.log else None
         predictor, metadata = source.make()
         progress.say(f"predicting {len(ids):,} rows with {source.name}")
+        state = archive.fingerprint(ids)
+        with cli.workers(arguments.on, progress) as workers:
+            if arguments.on:
+                fill = partial(fill_blocks, source.again(), ids, archive, arguments.out, metadata, state)
+                workers.share(fill, range(0, len(ids), BLOCK_ROWS), "predicting blocks", 1)
         statuses = predict_table(
             predictor,
             ids,
@@ -87,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             id_column=id_column,
             metadata=metadata,
             workers=source.workers,
-            resume=archive.fingerprint(ids),
+            resume=state,
             progress=progress,
             log=log,
         )
@@ -134,7 +145,15 @@ def _of_run(arguments: Arguments) -> _Source:
 
         return KerasPredictor.of_run(run, arguments.precision), {"multitask.run": run.folder.name}
 
-    return _Source(f"run {run.folder.name}", run.config.data.id_column, run.config.data, make)
+    def again() -> partial[Any]:
+        from multitask.network import hardware
+        from multitask.prediction.trained import KerasPredictor
+
+        # Machines of a cluster that differ would each take another.
+        precision = hardware.fastest_precision() if arguments.precision == "auto" else arguments.precision
+        return partial(KerasPredictor.of_folder, str(run.folder.directory), precision)
+
+    return _Source(f"run {run.folder.name}", run.config.data.id_column, run.config.data, make, again)
 
 
 def _of_export(model: Path) -> _Source:
@@ -143,7 +162,12 @@ def _of_export(model: Path) -> _Source:
 
         return NativePredictor(str(model)), {"multitask.model": str(model)}
 
-    return _Source(f"model {model}", "uuid", None, make)
+    def again() -> partial[Any]:
+        from multitask.serving.native import NativePredictor
+
+        return partial(NativePredictor, str(model.resolve()))
+
+    return _Source(f"model {model}", "uuid", None, make, again)
 
 
 def _of_server(arguments: Arguments, url: str) -> _Source:
@@ -153,8 +177,11 @@ def _of_server(arguments: Arguments, url: str) -> _Source:
         client = Client(url, token=arguments.token or os.environ.get("MULTITASK_TOKEN", ""))
         return client, {"multitask.url": hide_secrets(client.url), "multitask.version": str(client.version)}
 
+    def again() -> partial[Any]:
+        raise ConfigError("a server is asked from here", where="--on", fix="Leave --on out, or name --run or --model.")
+
     # A server batches what arrives together; four requests under way keep it from waiting for us.
-    return _Source(f"the server at {url}", "uuid", None, make, workers=4)
+    return _Source(f"the server at {url}", "uuid", None, make, again, workers=4)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ class Arguments:
     """With --resume: train the run, finished or not, for so many epochs more than its settings say."""
     folds: int | None = None
     """Cross-validate: train a network per fold, and put them together to one model."""
+    on: cli.On = None
     settings: cli.Settings = Config()  # noqa: RUF009
 
 
@@ -54,12 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     if arguments.resume is None and Path(config.data.labels).is_relative_to(DEMO):
         config = _with_weights_in_reach(config, progress)
-    if arguments.resume is not None:
-        run = folds.resume(arguments.resume, progress, more_epochs=arguments.more_epochs)
-    elif arguments.folds is not None:
-        run = folds.fit_folds(config, arguments.folds, arguments.name, progress)
-    else:
-        run = fitting.fit(config, arguments.name, progress)
+    with cli.workers(arguments.on, progress) as workers:
+        if arguments.resume is not None:
+            run = folds.resume(arguments.resume, progress, more_epochs=arguments.more_epochs, workers=workers)
+        elif arguments.folds is not None:
+            run = folds.fit_folds(config, arguments.folds, arguments.name, progress, workers=workers)
+        else:
+            run = fitting.fit(config, arguments.name, progress, workers=workers)
     if (run.folder / folds.FOLDS).is_file():
         _print_folds(run)
     _print_results(run)

@@ -24,6 +24,7 @@ class Arguments:
     """Name of the study; that of an earlier one goes on with it. By default the time."""
     jobs: int = 1
     """Processes that share the trials."""
+    on: cli.On = None
     range_test: bool = False
     """Instead of a search, train one short way with a rising learning rate, and show where the loss falls."""
     settings: cli.Settings = Config()  # noqa: RUF009
@@ -45,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from multitask.tuning.study import search
 
     progress = Lines()
-    folder = search(config, arguments.name, arguments.jobs, progress)
+    with cli.workers(arguments.on, progress) as workers:
+        folder = search(config, arguments.name, arguments.jobs, progress, workers=workers if arguments.on else None)
     from multitask.tuning.results import best_first, write_study
 
     trials = write_study(folder, config)

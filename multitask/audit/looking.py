@@ -7,6 +7,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from multitask.audit.looks import KEY_BYTES, Looks, LookStore
 from multitask.data.archives import Archive, read_image
 from multitask.errors import ArchiveError
 from multitask.parallel import bounded_map
+from multitask.workers import Nobody, Workers
 
 # Numbers of names, each with its file and why there is none; and with what was found.
 _Files = list[tuple[int, bytes, str]]
@@ -27,20 +29,31 @@ _Found = list[tuple[int, Look | str]]
 _SAVED_LOOKS, _SAVED_SECONDS = 5_000, 20.0
 # Files that a thread looks at before it takes the next: so many, or of so many bytes.
 _BATCH_FILES, _BATCH_BYTES = 64, 4 << 20
+# Images that one process of several looks at before it takes the next.
+_SHARE_IMAGES = 2_000
 # Pictures are tiny below so many bytes on average.
 _TINY_BYTES = 4096
 
 
 def look_at_all(
-    names: list[str], archive: Archive, max_pixels: int, cache: Path | None, advance: Callable[[int], None]
+    names: list[str],
+    archive: Archive,
+    max_pixels: int,
+    cache: Path | None,
+    advance: Callable[[int], None],
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> tuple[Looks, NDArray[np.int64], NDArray[np.object_], int]:
     """Return the distinct looks; per name which of them is its, and why there is none; how many images were read."""
     keys = [_key(archive, name, max_pixels) for name in names]
     with_key = np.array([bool(key) for key in keys], bool)
     store = LookStore(cache) if cache else None
     known, places = Looks.of(()), np.full(len(names), -1)
-    if store:
-        known, places[with_key] = store.find([key for key in keys if key])
+    if store and cache:
+        present = [key for key in keys if key]
+        known, places[with_key] = store.find(present)
+        strangers = [name for name, place, key in zip(names, places, keys, strict=True) if key and place < 0]
+        if workers.share(partial(_fill, archive, max_pixels, cache), strangers, "looking at images", _SHARE_IMAGES):
+            known, places[with_key] = store.find(present)
     advance(int((places >= 0).sum()))
     unknown = np.flatnonzero(places < 0)
     saver = _Saver(store, keys)
@@ -52,6 +65,11 @@ def look_at_all(
     first = np.unique(numbers, return_index=True)[1]
     distinct = looks if len(first) == len(looks) else looks.take(first)
     return distinct, np.append(numbers, -1)[places], missing, len(unknown)
+
+
+def _fill(archive: Archive, max_pixels: int, cache: Path, names: list[str]) -> None:
+    """Look at some images in another process, for whoever asks the cache for them."""
+    look_at_all(names, archive, max_pixels, cache, lambda done: None)
 
 
 def _look(

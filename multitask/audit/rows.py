@@ -18,6 +18,7 @@ from multitask.data.archives import Archive
 from multitask.data.tables import Table
 from multitask.settings import DataConfig
 from multitask.spec import Task
+from multitask.workers import Nobody, Workers
 
 # A reason names so many rows of one picture, whatever their number.
 _NAMED_ROWS = 3
@@ -72,6 +73,7 @@ def audit_rows(
     cache: Path | None = None,
     advance: Callable[[int], None] = lambda done: None,
     near: bool = True,
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> Audit:
     """Look at every image once and compare the labels of rows that show the same picture.
 
@@ -83,10 +85,11 @@ def audit_rows(
         cache: folder where looks are kept between runs; a file that has changed since is looked at again.
         advance: told how many images are done.
         near: search for nearly equal pictures; else no row is like another.
+        workers: who may look beforehand.
     """
     tasks = tuple(tasks)
     codes, names = pd.factorize(table.ids)
-    looks, found, missing, looked = look_at_all(list(names), archive, max_pixels, cache, advance)
+    looks, found, missing, looked = look_at_all(list(names), archive, max_pixels, cache, advance, workers)
     images = found[codes]
     reasons = np.where(images >= 0, np.append(looks.reason, "")[images], missing[codes])
     unlabelled = np.ones(len(table), bool)

@@ -7,12 +7,14 @@ Reads are safe from several threads.
 
 from __future__ import annotations
 
+import functools
 import glob
 import hashlib
 import os
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,8 +40,8 @@ class Archive(Mapping[str, bytes]):
         ambiguous: ids and paths that several files bear, with those files; they are no keys of the mapping.
     """
 
-    def __init__(self, containers: Sequence[Container]) -> None:
-        self._containers = containers
+    def __init__(self, containers: Sequence[Container], locations: Sequence[str] = ()) -> None:
+        self._containers, self._locations = containers, tuple(locations)
         self._names, self._container, self._member = Texts(), array("I"), array("I")
         self._ids, self._paths = Index(self._id), Index(self._path)
         for number, container in enumerate(containers):
@@ -56,6 +58,10 @@ class Archive(Mapping[str, bytes]):
                 is_own[files] = False
                 shared[name] = tuple(map(self._where, files))
         self.ambiguous: Mapping[str, tuple[str, ...]] = shared
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let an archive cross processes as the locations that it was opened from; there it is opened once."""
+        return _opened_once, self._locations
 
     def _add(self, container: int, member: int, name: str, is_id: bool) -> None:
         if not (is_id or is_image(name)):
@@ -199,7 +205,13 @@ def open_archive(*paths: str | Path) -> Archive:
     """
     if not paths:
         raise ArchiveError("no image archive named", fix="Name one: --images ARCHIVE.")
-    return Archive([container for path in paths for container in _open(str(path))])
+    locations = [str(path) for path in paths]
+    return Archive([container for location in locations for container in _open(location)], locations)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened_once(*locations: str) -> Archive:
+    return open_archive(*locations)
 
 
 def read_image(archive: Archive, name: str) -> tuple[bytes, str]:

@@ -6,10 +6,12 @@ preprocessing and precision. A row is found by the SHA-256 of the image file.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,8 +23,9 @@ from multitask.features.augmentation import augment, draw_count
 from multitask.features.dataset import read_images
 from multitask.features.stores import FeatureStore
 from multitask.network import preprocessing
-from multitask.network.model import Network
+from multitask.network.model import Network, build_network
 from multitask.settings import AugmentConfig
+from multitask.spec import ModelSpec
 
 # A chunk is closed when it is full or old, which bounds both memory and the work that a kill can lose.
 CHUNK_BYTES = 64 << 20
@@ -64,6 +67,33 @@ def store_key(network: Network, precision: str) -> str:
     if spec.architecture:
         facts["architecture"] = spec.architecture
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fill_store(
+    spec: ModelSpec,
+    precision: str,
+    root: Path,
+    archive: Archive,
+    operations: Sequence[AugmentConfig],
+    batch_size: int,
+    images: list[tuple[str, str]],
+) -> None:
+    """Compute features of some images, digest or name of a view and id, in another process than needs them."""
+    network = _network(spec.model_dump_json(), precision)
+    change = change_by_name(operations) if operations else lambda batch, names: batch
+    with open_store(root, network, precision) as store:
+        compute_features(store, network.frozen, dict(images), archive, spec.image, batch_size, change=change)
+
+
+@functools.lru_cache(maxsize=2)
+def _network(spec: str, precision: str) -> Network:
+    return build_network(ModelSpec.model_validate_json(spec), precision)
+
+
+def open_store(root: Path, network: Network, precision: str) -> FeatureStore:
+    """Open the store of a network below the folder of all stores."""
+    output = network.frozen.output
+    return FeatureStore(root, store_key(network, precision), tuple(output.shape[1:]), str(output.dtype))
 
 
 def compute_features(

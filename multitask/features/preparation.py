@@ -6,9 +6,8 @@ import dataclasses
 import hashlib
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,16 +25,16 @@ from multitask.data.labels import settle_classes
 from multitask.data.sources import open_images
 from multitask.data.tables import Table, as_table, how_to_name_images
 from multitask.errors import TableError
-from multitask.features.computing import change_by_name, compute_features, store_key, view_names
+from multitask.features.computing import change_by_name, compute_features, view_names
 from multitask.features.dataset import read_images
-from multitask.features.stores import FeatureStore, make_room
+from multitask.features.filling import FEATURE_BATCH, filled_by_others, filled_store, make_room_for
+from multitask.features.stores import FeatureStore
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
 from multitask.settings import AugmentConfig
 from multitask.spec import ModelSpec
-
-FEATURE_BATCH = 32
+from multitask.workers import Nobody, Workers
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,20 @@ class Prepared:
         return digest.hexdigest()
 
 
-def prepare(config: Config, progress: Progress, *, for_folds: bool = False) -> Prepared:
+def prepare(
+    config: Config,
+    progress: Progress,
+    *,
+    for_folds: bool = False,
+    workers: Workers = Nobody(),  # noqa: B008
+) -> Prepared:
     """Read, look, compute features and split; unusable rows end in the quarantine, each with its reason.
 
     Args:
         config: all settings.
         progress: where to report.
         for_folds: let all rows train that do not test.
+        workers: who may look at images and compute features beforehand.
     """
     data = config.data
     frame = read_frame(data.labels, data.query)
@@ -123,11 +129,11 @@ def prepare(config: Config, progress: Progress, *, for_folds: bool = False) -> P
     progress.say(f"network: {spec.backbone}, weights {spec.weights}, frozen: {spec.freeze}, {precision}")
     with progress.track("looking at images", len(set(table.ids))) as advance:
         audit = audit_rows(
-            table, spec.tasks, archive, spec.image.max_pixels, audit_cache(data), advance, data.near_duplicates
+            table, spec.tasks, archive, spec.image.max_pixels, audit_cache(data), advance, data.near_duplicates, workers
         )
     for line in audit.warnings:
         progress.say(line)
-    store, computed, reused = _features(config, network, precision, table, audit, archive, progress)
+    store, computed, reused = _features(config, network, precision, table, audit, archive, progress, workers)
     usable = audit.reasons == ""
     if not usable.any():
         raise TableError(
@@ -151,10 +157,10 @@ def prepare(config: Config, progress: Progress, *, for_folds: bool = False) -> P
     prepared = Prepared(
         spec, network, precision, table, digests, groups, parts, store, quarantine, archive, computed, reused
     )
-    return with_views(prepared, config, progress) if config.augment else prepared
+    return with_views(prepared, config, progress, workers) if config.augment else prepared
 
 
-def with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
+def with_views(prepared: Prepared, config: Config, progress: Progress, workers: Workers) -> Prepared:
     """Compute the views of the training rows that the store lacks, if there is a frozen side that they go through.
 
     Pictures that nothing frozen stands before are changed as they are taken, anew in every epoch.
@@ -173,7 +179,11 @@ def with_views(prepared: Prepared, config: Config, progress: Progress) -> Prepar
         f"augmentation: {views - 1} more views of {len(images) // views:,} images: {len(missing):,} to compute, "
         f"about {seconds:,.0f} s and {megabytes:,.0f} MB, once"
     )
-    _make_room(config, prepared.store, len(missing), progress)
+    make_room_for(config, prepared.store, len(missing), progress)
+    store = filled_by_others(
+        prepared.store, config, prepared.network, prepared.precision, images, prepared.archive, workers, config.augment
+    )
+    prepared = dataclasses.replace(prepared, store=store)
     with progress.track("computing views", len(missing)) as advance:
         compute_features(
             prepared.store,
@@ -199,42 +209,23 @@ def _seconds_per_image(prepared: Prepared) -> float:
     return (time.monotonic() - started) / len(ids)
 
 
-def _make_room(config: Config, store: FeatureStore, images: int, progress: Progress) -> None:
-    root, key = store.directory.parent, store.directory.name
-    for deleted in make_room(root, key, images * store.row_bytes, int(config.data.features_gb * 1e9)):
-        progress.say(f"features: deleted {root / deleted}, unused for longest, to stay within data.features_gb")
-
-
 def _features(
-    config: Config, network: Network, precision: str, table: Table, audit: Audit, archive: Archive, progress: Progress
+    config: Config,
+    network: Network,
+    precision: str,
+    table: Table,
+    audit: Audit,
+    archive: Archive,
+    progress: Progress,
+    workers: Workers,
 ) -> tuple[FeatureStore, int, int]:
     """Open the store, compute what it lacks, and give rows whose image cannot be decoded their reason."""
     usable = np.flatnonzero(audit.reasons == "")
     images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
-    store, computed, failed = filled_store(config, network, precision, images, archive, progress)
+    store, computed, failed = filled_store(config, network, precision, images, archive, progress, workers)
     for row in usable[np.isin(audit.digests[usable], failed)] if failed else ():
         audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
     return store, computed, len(images) - computed - len(failed)
-
-
-def filled_store(
-    config: Config, network: Network, precision: str, images: Mapping[str, str], archive: Archive, progress: Progress
-) -> tuple[FeatureStore, int, list[str]]:
-    """Open the store of a network and compute what it lacks of images, digest to id.
-
-    Returns:
-        The store, how many images were computed, and the digests of those that could not be decoded.
-    """
-    root, key = Path(config.data.features), store_key(network, precision)
-    shape, dtype = tuple(network.frozen.output.shape[1:]), str(network.frozen.output.dtype)
-    store = FeatureStore(root, key, shape, dtype)
-    missing = sum(digest not in store for digest in images)
-    _make_room(config, store, missing, progress)
-    with progress.track("computing features", missing) as advance:
-        failed = compute_features(store, network.frozen, images, archive, network.spec.image, FEATURE_BATCH, advance)
-    computed = missing - len(failed)
-    progress.say(f"features: {computed:,} images computed, {len(images) - missing:,} reused, in {store.directory}")
-    return store, computed, failed
 
 
 def _why_nothing_is_usable(audit: Audit) -> str:

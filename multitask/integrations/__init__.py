@@ -1,5 +1,5 @@
 """Optional libraries, one room each, asked for by name; everything else works without them.
 
-In: the epochs and the folder of a run. Out: the same where TensorBoard, MLflow or Weights & Biases show it.
+In: a run's epochs and folder. Out: the same in TensorBoard, MLflow, Weights & Biases; by Ray, work on many machines.
 Read `trackers` first.
 """

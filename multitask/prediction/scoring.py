@@ -22,6 +22,7 @@ from multitask.prediction.log import PredictionLog
 from multitask.prediction.protocol import Predictor, Scores
 from multitask.prediction.writing import PredictionWriter
 from multitask.progress import Progress, Quiet
+from multitask.spec import ModelSpec
 from multitask.storage import replacing
 
 BATCH_ROWS = 32
@@ -63,7 +64,7 @@ def predict_table(
         How many rows have which status.
     """
     model = " ".join((metadata or {}).values())
-    parts = _Parts(out, [predictor.spec.model_dump_json(), resume, *sorted((metadata or {}).values()), *ids], resume)
+    parts = _Parts(out, _depends(predictor.spec, ids, metadata or {}, resume), resume)
     statuses: Counter[str] = Counter()
     with (
         PredictionWriter(out, predictor.spec, id_column, metadata or {}) as writer,
@@ -78,14 +79,46 @@ def predict_table(
                 measures = np.full((len(block), len(MEASURES)), np.nan, np.float32)
                 watch = functools.partial(_measure, measures, predictor.spec.image.max_pixels)
                 found = score_rows(predictor, block, archive, workers, advance, watch if log else None)
-                parts.save(start, *found)
                 if log:
                     log.add(predictor.spec, model, block, *found, measures)
+                parts.save(start, *found)
             scores, status = found
             writer.write(block, scores, status)
             statuses.update(status)
     parts.remove()
     return statuses
+
+
+def fill_blocks(
+    make: functools.partial[Predictor],
+    ids: Sequence[str],
+    archive: Archive,
+    out: Path,
+    metadata: Mapping[str, str],
+    resume: str,
+    starts: list[int],
+) -> None:
+    """Answer some blocks in another process, for the `predict_table` of the same arguments.
+
+    Args:
+        make: returns the predictor; called once per process.
+        ids, archive, out, metadata, resume: of that call.
+        starts: first rows of the blocks.
+    """
+    predictor = _made(make.func, *make.args)
+    parts = _Parts(out, _depends(predictor.spec, ids, metadata, resume), resume)
+    for start in starts:
+        if not parts.load(start):
+            parts.save(start, *score_rows(predictor, list(ids[start : start + BLOCK_ROWS]), archive))
+
+
+@functools.lru_cache(maxsize=1)
+def _made(function: Callable[..., Predictor], *arguments: str) -> Predictor:
+    return function(*arguments)
+
+
+def _depends(spec: ModelSpec, ids: Sequence[str], metadata: Mapping[str, str], resume: str) -> list[str]:
+    return [spec.model_dump_json(), resume, *sorted(metadata.values()), *ids]
 
 
 class _Parts:

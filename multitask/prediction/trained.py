@@ -11,7 +11,7 @@ from multitask.network import hardware
 from multitask.network.model import Network, load_network
 from multitask.network.preprocessing import preprocess_batch
 from multitask.prediction.protocol import Scores
-from multitask.runs import Run
+from multitask.runs import Run, open_run
 from multitask.spec import ModelSpec
 
 
@@ -48,6 +48,11 @@ class KerasPredictor:
         """Load the model of a finished run; auto takes the fastest precision of this machine."""
         precision = hardware.fastest_precision() if precision == "auto" else precision
         return cls(load_network(run.folder / "model.keras", run.spec, precision))
+
+    @classmethod
+    def of_folder(cls, folder: str, precision: str) -> KerasPredictor:
+        """Load the model in the folder of a finished run."""
+        return cls.of_run(open_run(folder), precision)
 
     def predict(self, images: Sequence[bytes]) -> Scores:
         """Score image files; see `Predictor`."""

@@ -36,6 +36,7 @@ from multitask.training.optimizer import make_optimizer
 from multitask.training.results import write_results
 from multitask.training.scoring import calibrate, score_split
 from multitask.training.stages import Stage, best_score, prepared_stages
+from multitask.workers import Nobody, Workers
 
 # Marks a run that is made of trained ones, and names them.
 MADE_OF = "made_of.json"
@@ -50,6 +51,7 @@ def fit(
     progress: Progress = Quiet(),  # noqa: B008
     root: Path = RUNS,
     callbacks: Callbacks = (),
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> Run:
     """Train a new run.
 
@@ -60,11 +62,12 @@ def fit(
         root: folder of all runs.
         callbacks: of Keras, called after ours: the logs of an epoch hold the row of history.csv, `val_score` in it.
             `model` is the trainable side; who sets `stop_training` ends the stage.
+        workers: who may look at images and compute features beforehand.
     """
     folder = start_run(config, name, root)
     progress.say(f"run: {folder.directory}")
     with leaving_no_stub(folder):
-        return _fit(config, folder, progress, callbacks)
+        return _fit(config, folder, progress, callbacks, workers)
 
 
 @contextlib.contextmanager
@@ -83,6 +86,7 @@ def resume(
     progress: Progress = Quiet(),  # noqa: B008
     root: Path = RUNS,
     callbacks: Callbacks = (),
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> Run:
     """Go on with an interrupted run; the result is that of a run that was never interrupted."""
     folder = find_run(name, root)
@@ -96,7 +100,7 @@ def resume(
             fix="Delete it and make it again; that takes no training.",
         )
     progress.say(f"run: going on with {folder.directory}")
-    return _fit(load_config(folder.config_file), folder, progress, callbacks)
+    return _fit(load_config(folder.config_file), folder, progress, callbacks, workers)
 
 
 def give_more_epochs(folder: RunFolder, count: int) -> None:
@@ -124,11 +128,11 @@ def give_more_epochs(folder: RunFolder, count: int) -> None:
         config.model_copy(update={section: longer}).save(path)
 
 
-def _fit(config: Config, folder: RunFolder, progress: Progress, callbacks: Callbacks) -> Run:
+def _fit(config: Config, folder: RunFolder, progress: Progress, callbacks: Callbacks, workers: Workers) -> Run:
     started = time.monotonic()
     trackers = open_trackers(config.fit.trackers, config, folder, progress)
     keras.utils.set_random_seed(config.fit.seed)
-    with prepared_stages(config, progress) as stages:
+    with prepared_stages(config, progress, workers) as stages:
         same_data_as_before(folder, stages[0].prepared)
         constants = label_constants(stages[0].prepared, config.fit.balance, progress)
         prepared, history = train_stages(stages, constants, folder, progress, trackers.epoch, callbacks)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from multitask.training.fitting import Callbacks, Constants
 from multitask.training.results import write_results
 from multitask.training.scoring import Arrays, Held, calibrate, score_frame, score_split
 from multitask.training.stages import Stage, of_fold, prepared_stages
+from multitask.workers import Nobody, Workers
 
 # Marks a run of folds, and says how many.
 FOLDS = "folds.json"
@@ -58,6 +60,7 @@ def fit_folds(
     progress: Progress = Quiet(),  # noqa: B008
     root: Path = RUNS,
     callbacks: Callbacks = (),
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> Run:
     """Train a network per fold and put them together to one model.
 
@@ -67,7 +70,8 @@ def fit_folds(
         name: of the run; by default the time.
         progress: where to report.
         root: folder of all runs.
-        callbacks: of Keras, called in every fold; see `fitting.fit`.
+        callbacks: of Keras, called in every fold that is trained here; see `fitting.fit`.
+        workers: who may prepare and train folds beforehand.
 
     Raises:
         ConfigError: there are fewer than 2 folds, or rows are divided by time.
@@ -77,7 +81,7 @@ def fit_folds(
     folder.write_json(FOLDS, {"folds": count})
     progress.say(f"run: {folder.directory}")
     with fitting.leaving_no_stub(folder):
-        return _fit_folds(config, count, folder, progress, callbacks)
+        return _fit_folds(config, count, folder, progress, callbacks, workers)
 
 
 def _check(config: Config, count: int) -> None:
@@ -112,6 +116,7 @@ def resume(
     root: Path = RUNS,
     more_epochs: int | None = None,
     callbacks: Callbacks = (),
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> Run:
     """Go on with an interrupted run, of folds or not; the result is that of a run that was never interrupted.
 
@@ -121,12 +126,13 @@ def resume(
     if more_epochs is not None:
         fitting.give_more_epochs(folder, more_epochs)
     if not (folder / FOLDS).is_file():
-        return fitting.resume(name, progress, root, callbacks)
+        return fitting.resume(name, progress, root, callbacks, workers)
     if (folder / "metrics.json").is_file():
         progress.say(f"run: {folder.directory} is finished already")
         return open_run(str(folder.directory), root)
     progress.say(f"run: going on with {folder.directory}")
-    return _fit_folds(load_config(folder.config_file), folder.read_json(FOLDS)["folds"], folder, progress, callbacks)
+    count = folder.read_json(FOLDS)["folds"]
+    return _fit_folds(load_config(folder.config_file), count, folder, progress, callbacks, workers)
 
 
 def summary(run: Run) -> pd.DataFrame:
@@ -139,13 +145,16 @@ def summary(run: Run) -> pd.DataFrame:
     return frame.rename_axis("figure").reset_index()
 
 
-def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress, callbacks: Callbacks) -> Run:
+def _fit_folds(
+    config: Config, count: int, folder: RunFolder, progress: Progress, callbacks: Callbacks, workers: Workers
+) -> Run:
     started = time.monotonic()
     trackers = open_trackers(config.fit.trackers, config, folder, progress)
-    with prepared_stages(config, progress, for_folds=True) as stages:
+    with prepared_stages(config, progress, workers, for_folds=True) as stages:
         prepared = stages[0].prepared
         fitting.same_data_as_before(folder, prepared)
         numbers = fold_numbers(prepared, config, count)
+        workers.share(partial(_fill_folds, config, count, folder), range(count), "training folds", 1)
         members = []
         for number in range(count):
             parts = np.where(numbers == number, "validation", prepared.parts)
@@ -176,6 +185,15 @@ def _fit_folds(config: Config, count: int, folder: RunFolder, progress: Progress
     run = Run(folder, config, spec)
     trackers.finish(run)
     return run
+
+
+def _fill_folds(config: Config, count: int, folder: RunFolder, numbers: list[int]) -> None:
+    """Train folds in another process than that which puts them together."""
+    with prepared_stages(config, Quiet(), Nobody(), for_folds=True) as stages:
+        of_row = fold_numbers(stages[0].prepared, config, count)
+        for number in numbers:
+            parts = np.where(of_row == number, "validation", stages[0].prepared.parts)
+            _fit_fold(stages, parts, number, folder, Quiet(), ())
 
 
 def _fit_fold(

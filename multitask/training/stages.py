@@ -16,12 +16,14 @@ import keras
 
 from multitask.config import Config
 from multitask.errors import ConfigError
-from multitask.features.preparation import Prepared, filled_store, prepare, with_views
+from multitask.features.filling import filled_store
+from multitask.features.preparation import Prepared, prepare, with_views
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
 from multitask.spec import ModelSpec
 from multitask.training.checkpoints import History
+from multitask.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -33,19 +35,21 @@ class Stage:
 
 
 @contextlib.contextmanager
-def prepared_stages(config: Config, progress: Progress, *, for_folds: bool = False) -> Iterator[list[Stage]]:
+def prepared_stages(
+    config: Config, progress: Progress, workers: Workers, *, for_folds: bool = False
+) -> Iterator[list[Stage]]:
     """Prepare every stage before the first one trains; close stores and images at the end.
 
     Raises:
         ConfigError: the boundary of the second stage does not fit.
     """
     with contextlib.ExitStack() as opened:
-        prepared = prepare(config, progress, for_folds=for_folds)
+        prepared = prepare(config, progress, for_folds=for_folds, workers=workers)
         opened.enter_context(prepared.store)
         opened.enter_context(prepared.archive)
         stages = [Stage(config, prepared)]
         if config.fine_tune.freeze:
-            deeper = _deeper(prepared, config, progress)
+            deeper = _deeper(prepared, config, progress, workers)
             opened.enter_context(deeper.store)
             stages.append(Stage(config.last_stage(), deeper))
         yield stages
@@ -66,13 +70,13 @@ def best_score(history: History) -> float:
     return max(row["val_score"] for row in history)
 
 
-def _deeper(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
+def _deeper(prepared: Prepared, config: Config, progress: Progress, workers: Workers) -> Prepared:
     """Return what was prepared, with the network of the second stage and its features."""
     last = config.last_stage()
     network = _deeper_network(prepared, last.model.freeze)
     progress.say(f"network of stage 2: frozen: {network.spec.freeze}")
     images = dict(zip(prepared.digests.tolist(), prepared.table.ids.tolist(), strict=True))
-    store, computed, _ = filled_store(last, network, prepared.precision, images, prepared.archive, progress)
+    store, computed, _ = filled_store(last, network, prepared.precision, images, prepared.archive, progress, workers)
     deeper = dataclasses.replace(
         prepared,
         spec=network.spec,
@@ -81,7 +85,7 @@ def _deeper(prepared: Prepared, config: Config, progress: Progress) -> Prepared:
         images_computed=prepared.images_computed + computed,
         images_reused=prepared.images_reused + len(images) - computed,
     )
-    return with_views(deeper, last, progress) if config.augment else deeper
+    return with_views(deeper, last, progress, workers) if config.augment else deeper
 
 
 def _deeper_network(prepared: Prepared, boundary: str) -> Network:

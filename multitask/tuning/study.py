@@ -21,8 +21,9 @@ from multitask.errors import ConfigError, MultitaskError, RunError, install
 from multitask.progress import Progress, muted_stderr
 from multitask.settings import Range
 from multitask.storage import locked
-from multitask.tuning.space import as_word, check_search, less_is_better
-from multitask.tuning.trial import leave_with_the_parent, run_trial
+from multitask.tuning.space import as_word, check_search, less_is_better, suggest, with_settings
+from multitask.tuning.trial import leave_with_the_parent, remember, run_trial, try_alone
+from multitask.workers import Workers
 
 STUDIES = Path("model_training/studies")
 
@@ -30,7 +31,14 @@ STUDIES = Path("model_training/studies")
 PRUNE_AFTER_TRIALS, PRUNE_AFTER_EPOCHS = 5, 2
 
 
-def search(config: Config, name: str | None, jobs: int, progress: Progress, root: Path = STUDIES) -> Path:
+def search(
+    config: Config,
+    name: str | None,
+    jobs: int,
+    progress: Progress,
+    root: Path = STUDIES,
+    workers: Workers | None = None,
+) -> Path:
     """Begin a study, or go on with the one of that name, until it has as many trials as configured.
 
     Args:
@@ -39,6 +47,7 @@ def search(config: Config, name: str | None, jobs: int, progress: Progress, root
         jobs: processes that share the trials.
         progress: where to report.
         root: folder of all studies.
+        workers: who does the trials instead of processes here, as many at once as `jobs`; each to its end, unpruned.
 
     Returns:
         Folder of the study.
@@ -56,7 +65,9 @@ def search(config: Config, name: str | None, jobs: int, progress: Progress, root
         count = config.search.trials - len(finished(study))
         progress.say(f"study: {folder}, {max(count, 0)} of {config.search.trials} trials to do")
         try:
-            if count > 0:
+            if workers is not None:
+                _work_elsewhere(study, config, count, jobs, progress, workers)
+            elif count > 0:
                 (_work_together if jobs > 1 else _work_alone)(folder, config, count, jobs, progress)
         except MultitaskError:
             # Without a trial there is nothing to go on with: what is wrong is outside the study.
@@ -187,6 +198,19 @@ def _work_together(folder: Path, config: Config, count: int, jobs: int, progress
         for worker in workers:
             worker.kill()
             worker.join()
+
+
+def _work_elsewhere(study: Any, config: Config, count: int, jobs: int, progress: Progress, workers: Workers) -> None:
+    """Ask for some trials at once, let others do them, and tell the study, which is in the hands of this process."""
+    for name, value in _strategy(config, len(study.get_trials(deepcopy=False))).items():
+        setattr(study, name, value)
+    while count > 0:
+        trials = [study.ask() for _ in range(min(jobs, count))]
+        chosen = [with_settings(config, suggest(trial, config)) for trial in trials]
+        found = workers.share(try_alone, chosen, "trials", 1)
+        for trial, outcome in zip(trials, found, strict=True):
+            remember(study, trial, outcome, progress)
+        count -= len(trials)
 
 
 def _job(

@@ -2,37 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import multiprocessing
 import os
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from multitask.config import Config
 from multitask.errors import ConfigError, RunError
-from multitask.progress import Progress
+from multitask.progress import Progress, Quiet
 from multitask.training.schedule import plan_next_epoch
 from multitask.tuning.space import suggest, with_settings
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial ended.
+
+    Args:
+        value: of the objective; None where it has none.
+        state: COMPLETE, PRUNED or FAIL.
+        facts: epochs, seconds, figures of the best epoch, reason, digest of the data.
+        error: settings that do not go together.
+    """
+
+    value: float | None
+    state: str
+    facts: dict[str, Any]
+    error: ConfigError | None = None
+
+
 def run_trial(study: Any, config: Config, trainers: Any, one_at_a_time: Any, progress: Progress) -> None:
     """Do one trial and remember how it ended."""
-    import optuna
-
-    states = optuna.trial.TrialState
-    trial, started = study.ask(), time.monotonic()
+    trial = study.ask()
     chosen = with_settings(config, suggest(trial, config))
-    judge = Judge(trial, config)
-    facts: dict[str, Any] = {}
-    value = None
+    remember(study, trial, _outcome(chosen, trainers, Judge(trial, chosen), one_at_a_time), progress)
+
+
+def try_alone(configs: list[Config]) -> Outcome:
+    """Do a trial in a process that has no study; each to its end."""
+    [config] = configs
+    return _outcome(config, _trainers(), Judge(None, config), contextlib.nullcontext())
+
+
+@functools.cache
+def _trainers() -> Any:
+    from multitask.tuning.trainer import Trainers
+
+    return Trainers(Quiet())
+
+
+def _outcome(chosen: Config, trainers: Any, judge: Judge, one_at_a_time: Any) -> Outcome:
+    started = time.monotonic()
+    facts: dict[str, Any] = {"epochs": 0, "seconds": 0.0}
+    best: list[dict[str, float]] = []
     try:
         with one_at_a_time:
-            folds = trainers.of_folds(chosen, config.search.folds)
-            _same_data(study, folds[0].prepared.data_hash())
+            folds = trainers.of_folds(chosen, chosen.search.folds)
+        facts["data"] = folds[0].prepared.data_hash()
         started = time.monotonic()
-        best: list[dict[str, float]] = []
-        facts["epochs"] = 0
         for trainer in folds:
             history = trainer.train(chosen, judge.on_epoch)
             facts["epochs"] += len(history)
@@ -42,24 +74,39 @@ def run_trial(study: Any, config: Config, trainers: Any, one_at_a_time: Any, pro
                 break
             judge.next_fold(chosen.fit.epochs)
             best.append(history[plan_next_epoch([row["val_score"] for row in history], chosen.fit).best_epoch])
-        state = states.PRUNED if judge.hopeless else states.COMPLETE
-        if state == states.COMPLETE:
-            facts["figures"] = {name: float(np.mean([row[name] for row in best])) for name in best[0]}
-            value = judge.value(facts["figures"])
     except ConfigError as error:
-        # Settings that do not go together, such as a layer that another backbone has, are no end of the search.
-        if not any(trial.state == states.COMPLETE for trial in study.get_trials(deepcopy=False)):
-            study.tell(trial, state=states.FAIL)
-            raise
-        state, facts["reason"] = states.FAIL, str(error)
-    for name, fact in {**facts, "seconds": round(time.monotonic() - started, 3)}.items():
+        return Outcome(None, "FAIL", {**facts, "reason": str(error)}, error)
+    facts["seconds"] = round(time.monotonic() - started, 3)
+    if judge.hopeless:
+        return Outcome(None, "PRUNED", facts)
+    facts["figures"] = {name: float(np.mean([row[name] for row in best])) for name in best[0]}
+    return Outcome(judge.value(facts["figures"]), "COMPLETE", facts)
+
+
+def remember(study: Any, trial: Any, outcome: Outcome, progress: Progress) -> None:
+    """Tell the study how a trial ended.
+
+    Raises:
+        ConfigError: its settings do not go together, and no trial before it was better off.
+        RunError: it had other data than the study.
+    """
+    import optuna
+
+    states, facts = optuna.trial.TrialState, dict(outcome.facts)
+    if outcome.error and not any(other.state == states.COMPLETE for other in study.get_trials(deepcopy=False)):
+        study.tell(trial, state=states.FAIL)
+        raise outcome.error
+    if "data" in facts:
+        _same_data(study, facts.pop("data"))
+    for name, fact in facts.items():
         trial.set_user_attr(name, fact)
-    study.tell(trial, value, state=None if state == states.COMPLETE else state)
-    shown = f"{value:.4f}" if value is not None else facts.get("reason", state.name.lower())
+    # Settings that do not go together, such as a layer that another backbone has, are no end of the search.
+    study.tell(trial, outcome.value, state=None if outcome.state == "COMPLETE" else states[outcome.state])
+    shown = f"{outcome.value:.4f}" if outcome.value is not None else facts.get("reason", outcome.state.lower())
     settings = "  ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in trial.params.items()
     )
-    progress.say(f"trial {trial.number}: {shown}  {settings}  {facts.get('epochs', 0)} epochs")
+    progress.say(f"trial {trial.number}: {shown}  {settings}  {facts['epochs']} epochs")
 
 
 class Judge:
@@ -80,7 +127,7 @@ class Judge:
     def on_epoch(self, epoch: int, row: dict[str, float]) -> bool:
         """Report an epoch; return whether to go on."""
         leave_with_the_parent()
-        if self.prune and np.isfinite(self.value(row)):
+        if self.prune and self.trial is not None and np.isfinite(self.value(row)):
             self.trial.report(self.value(row), self._before + epoch)
             self.hopeless = self.trial.should_prune()
         return not self.hopeless
