@@ -2,10 +2,11 @@
 
     python benchmarks/drift.py --clothing DIR --xray DIR --weights mobilenet_2_5_224_tf_no_top.h5      # 6 minutes
 
-A MobileNet (0.25) is trained on some rows, without one class. The others are the pool: neither the model nor its
-profile has seen them. A window is drawn from it, as it is or with its pictures changed (saved with the tables of the
-original JPEG). It is held against the profile of the run, and against a profile of the pool's other rows, which is
-another one for every window: windows of a small pool overlap, and one odd profile would count a hundred times.
+A MobileNet (0.25) is trained on the images of some senders or patients, without one class. The images of the others
+are the pool: neither the model nor its profile has seen them. A window is made of whole groups of the pool, as they are
+or with their pictures changed (saved with the tables of the original JPEG). It is held against the profile of the run,
+and against a profile of the pool's other groups, which is another one for every window: windows of a small pool
+overlap, and one odd profile would count a hundred times.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from multitask.audit.measures import MEASURES
 from multitask.config import Config, DataConfig, FitConfig, ModelConfig, TaskConfig
 from multitask.data.archives import Archive, open_archive
 from multitask.monitoring.drift import compare, moved
-from multitask.monitoring.profile import measure_rows, open_profile
+from multitask.monitoring.profile import Profile, measure_rows, open_profile
 from multitask.monitoring.signals import signals_of
 from multitask.prediction.scoring import score_rows
 from multitask.prediction.trained import KerasPredictor
@@ -51,6 +52,7 @@ class Data:
     tasks: Mapping[str, TaskConfig]
     column: str
     unseen: str
+    group: str
     trained: float
 
 
@@ -59,12 +61,19 @@ def _half(image: Image.Image) -> Image.Image:
     return small.resize(image.size, Image.Resampling.BICUBIC)
 
 
-CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+def _exposed(image: Image.Image) -> Image.Image:
+    return image.point([round(255 * (level / 255) ** 1.6) for level in range(256)] * len(image.getbands()))
+
+
+SAME = "nothing changed"
+CHANGES: dict[str, Callable[[Image.Image], Image.Image] | None] = {
+    SAME: None,
     "saved again, else the same": Image.Image.copy,
     "darker by 40%": lambda image: ImageEnhance.Brightness(image).enhance(0.6),
     "brighter by 30%": lambda image: ImageEnhance.Brightness(image).enhance(1.3),
     "Gaussian blur, radius 3": lambda image: image.filter(ImageFilter.GaussianBlur(3)),
     "half the size, enlarged again": _half,
+    "another exposure (gamma 1.6)": _exposed,
 }
 
 
@@ -101,47 +110,94 @@ def main() -> None:
         "audience": TaskConfig(kind="multilabel", columns=("kids",)),
     }
     sets = {
-        "clothing": (arguments.clothing, clothes, "category", "Shoes", 0.5),
-        "xray": (arguments.xray, {"cause": TaskConfig(kind="multiclass", columns=("cause",))}, "cause", "virus", 0.4),
+        "clothing": (arguments.clothing, clothes, "category", "Shoes", "sender_id", 0.5),
+        "xray": (
+            arguments.xray,
+            {"cause": TaskConfig(kind="multiclass", columns=("cause",))},
+            "cause",
+            "virus",
+            "patient_id",
+            0.4,
+        ),
     }
     for name, (folder, *facts) in sets.items():
         if folder is None or not (folder / "labels.parquet").is_file():
             print(f"{name}: its data set is not here; name it with --{name} DIR")
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            measure_set(name, Data(folder, *facts), arguments.weights, Path(scratch))
+            data = Data(folder, *facts)
+            print_alarms(name, data, make_scene(name, data, arguments.weights, Path(scratch)))
 
 
-def measure_set(name: str, data: Data, weights: str, scratch: Path) -> None:
-    """Print the table of one data set."""
+@dataclass(frozen=True)
+class Scene:
+    """A trained run, and scores and measures of what it has not seen: the pool by how it was changed, a class."""
+
+    run: Run
+    trained: int
+    profile: Profile
+    groups: NDArray[np.int64]
+    pool: Mapping[str, pd.DataFrame]
+    unseen: pd.DataFrame
+
+
+def make_scene(name: str, data: Data, weights: str, scratch: Path) -> Scene:
+    """Train on some groups, and score the others."""
     table = pd.read_parquet(data.folder / "labels.parquet")
-    random = np.random.default_rng(0)
+    groups = pd.factorize(table[data.group])[0]
     is_unseen = (table[data.column] == data.unseen).to_numpy()
-    trains = (random.random(len(table)) < data.trained) & ~is_unseen
-    table[trains].to_parquet(scratch / "labels.parquet", index=False)
+    trains = (np.random.default_rng(0).random(groups.max() + 1) < data.trained)[groups]
+    table[trains & ~is_unseen].to_parquet(scratch / "labels.parquet", index=False)
     run = fit(_config(data, weights, scratch), name, Lines(), scratch / "runs")
-    predictor, profile = KerasPredictor.of_run(run), open_profile(run)
-    pool, unseen = table[~trains & ~is_unseen].reset_index(drop=True), table[is_unseen]
+    predictor = KerasPredictor.of_run(run)
+    pool, unseen = table.loc[~trains & ~is_unseen, "uuid"], table.loc[is_unseen, "uuid"]
     with open_archive(data.folder / "images.zip") as archive:
-        same = _frame(run, predictor, pool["uuid"], archive)
-        other = _frame(run, predictor, unseen["uuid"], archive)
-        changed = {
-            title: _frame(run, predictor, pool["uuid"], Changed(archive, change)) for title, change in CHANGES.items()
+        frames = {
+            title: _frame(run, predictor, pool, Changed(archive, change) if change else archive)
+            for title, change in CHANGES.items()
         }
-    print(f"\n{name}: {trains.sum():,} rows train, {len(profile.frame):,} of them make the profile; pool {len(pool):,}")
-    print(f"unseen class: {data.unseen} ({len(unseen):,}); alarms in {WINDOWS} windows, against the profile of the run")
-    print("and, behind the stroke, of the pool's other rows\n")
-    print(f"{'windows of':34}" + "".join(f"{size:>14}" for size in SIZES))
-    kinds = {"nothing changed": same, **changed}
-    rows = {title: (lambda kept, size, frame=frame: frame.iloc[kept]) for title, frame in kinds.items()}
-    rows[f"{SHARE:.0%} of the unseen class"] = lambda kept, size: _mixed(same, other, kept, int(SHARE * size), random)
-    rows["the unseen class alone"] = lambda kept, size: other.iloc[random.permutation(len(other))[:size]]
-    for title, make in rows.items():
-        cells = (_count(run, profile.frame, same, make, size, random) for size in SIZES)
-        print(f"{title:34}" + "".join(f"{f'{own} / {rest}':>14}" for own, rest in cells), flush=True)
-    if "sender_id" in pool:
-        count = sum(_alarm(run, *_by_sender(same, pool["sender_id"], random)) for _ in range(WINDOWS))
-        print(f"{'nothing changed, other senders':34}{f'- / {count}':>14}")
+        other = _frame(run, predictor, unseen, archive)
+    rows = int((trains & ~is_unseen).sum())
+    return Scene(run, rows, open_profile(run), groups[~trains & ~is_unseen], frames, other)
+
+
+def print_alarms(name: str, data: Data, scene: Scene) -> None:
+    """Draw windows of whole groups, print how many of each kind raise an alarm."""
+    profile, random = scene.profile, np.random.default_rng(0)
+    kinds = len(np.unique(profile.groups)), len(np.unique(scene.groups))
+    print(f"\n{name}: {scene.trained:,} rows train, {len(profile.frame):,} of {kinds[0]} groups make the profile;")
+    print(f"pool {len(scene.groups):,} of {kinds[1]} other groups; unseen class: {data.unseen} ({len(scene.unseen):,})")
+    print(
+        f"alarms in {WINDOWS} windows: against the profile of the run / of the pool's other groups / of it, rows taken"
+    )
+    print("as independent\n")
+    print(f"{'windows of':34}" + "".join(f"{size:>18}" for size in SIZES))
+    same = scene.pool[SAME]
+
+    def count(make: Callable[[np.ndarray, int], pd.DataFrame], size: int) -> str:
+        alarms = np.zeros(3, int)
+        for _ in range(WINDOWS):
+            kept, rest = _by_group(scene.groups, size, random)
+            window = make(kept, size)
+            alarms += [
+                _alarm(scene.run, profile.frame, window, profile.groups),
+                _alarm(scene.run, same.iloc[rest], window, scene.groups[rest]),
+                _alarm(scene.run, profile.frame, window, None),
+            ]
+        return " / ".join(map(str, alarms))
+
+    def mixed(kept: np.ndarray, size: int) -> pd.DataFrame:
+        return pd.concat([same.iloc[kept[: size - int(SHARE * size)]], other(kept, int(SHARE * size))])
+
+    def other(_: np.ndarray, size: int) -> pd.DataFrame:
+        return scene.unseen.iloc[random.permutation(len(scene.unseen))[:size]]
+
+    makers: dict[str, Callable[[np.ndarray, int], pd.DataFrame]] = {
+        title: (lambda kept, _, frame=frame: frame.iloc[kept]) for title, frame in scene.pool.items()
+    }
+    makers |= {"the unseen class alone": other, f"{SHARE:.0%} of the unseen class": mixed}
+    for title, make in makers.items():
+        print(f"{title:34}" + "".join(f"{count(make, size):>18}" for size in SIZES), flush=True)
 
 
 def _config(data: Data, weights: str, scratch: Path) -> Config:
@@ -149,6 +205,7 @@ def _config(data: Data, weights: str, scratch: Path) -> Config:
         data=DataConfig(
             labels=str(scratch / "labels.parquet"),
             images=(str(data.folder / "images.zip"),),
+            group_columns=(data.group,),
             features=str(scratch / "features"),
             validation=0.25,
             test=0.25,
@@ -176,41 +233,18 @@ def _frame(run: Run, predictor: KerasPredictor, ids: pd.Series, archive: Archive
     return pd.DataFrame({**columns, **dict(zip(MEASURES, measures.T, strict=True))})
 
 
-def _count(
-    run: Run,
-    profile: pd.DataFrame,
-    same: pd.DataFrame,
-    make: Callable[[np.ndarray, int], pd.DataFrame],
-    size: int,
-    random: np.random.Generator,
-) -> tuple[int, int]:
-    """Return how many windows raise an alarm, against the run's profile and against the rest of the pool."""
-    own = rest = 0
-    for _ in range(WINDOWS):
-        order = random.permutation(len(same))
-        window = make(order[:size], size)
-        own += _alarm(run, profile, window)
-        rest += _alarm(run, same.iloc[order[size:]], window)
-    return own, rest
+def _alarm(run: Run, reference: pd.DataFrame, window: pd.DataFrame, groups: NDArray[np.int64] | None) -> bool:
+    return bool(moved(compare(signals_of(run.spec, reference), signals_of(run.spec, window), groups=groups)))
 
 
-def _alarm(run: Run, reference: pd.DataFrame, window: pd.DataFrame) -> bool:
-    return bool(moved(compare(signals_of(run.spec, reference), signals_of(run.spec, window))))
-
-
-def _mixed(
-    same: pd.DataFrame, other: pd.DataFrame, kept: np.ndarray, count: int, random: np.random.Generator
-) -> pd.DataFrame:
-    return pd.concat([same.iloc[kept[count:]], other.iloc[random.permutation(len(other))[:count]]])
-
-
-def _by_sender(
-    same: pd.DataFrame, senders: pd.Series, random: np.random.Generator
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Divide the pool by sender: a window of about 300 rows of some, the reference of the others."""
-    counts = senders.value_counts().sample(frac=1, random_state=int(random.integers(1 << 31)))
-    chosen = senders.isin(counts.index[: int(np.searchsorted(counts.cumsum(), SIZES[0])) + 1]).to_numpy()
-    return same[~chosen], same[chosen]
+def _by_group(
+    groups: NDArray[np.int64], size: int, random: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Draw whole groups until there are `size` rows; return those rows, in the order of the draw, and the others."""
+    order = np.argsort(random.permutation(groups.max() + 1)[groups], kind="stable")
+    ends = np.flatnonzero(np.diff(groups[order], append=-1)) + 1
+    end = int(ends[np.searchsorted(ends, size)])
+    return order[:end], order[end:]
 
 
 if __name__ == "__main__":

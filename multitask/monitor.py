@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from multitask.monitoring.verdict import Verdict
 
 ALARM = 7
+MOST_DAYS = 36_500
 _SHOWN = 12
 
 
@@ -48,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = cli.parse(Arguments, "multitask.monitor", __doc__, argv)
     if not arguments.predictions:
         raise ConfigError("name a table of predictions, or a log", where="command line")
-    if arguments.days is not None and arguments.days < 1:
-        raise ConfigError("wrong value", where="--days", expected="at least 1", received=str(arguments.days))
+    if arguments.days is not None and not 1 <= arguments.days <= MOST_DAYS:
+        expected = f"1 to {MOST_DAYS:,}"
+        raise ConfigError("wrong value", where="--days", expected=expected, received=str(arguments.days))
     from multitask.data.archives import open_archive
     from multitask.monitoring.figures import known_figures
     from multitask.monitoring.page import write_page
@@ -79,7 +81,7 @@ def _print(verdict: Verdict) -> None:
             shift.name,
             "moved" if shift.moved else "",
             f"{shift.effect:.2f}",
-            f"{shift.limit:g} {shift.unit}",
+            f"{shift.limit:.2f} {shift.unit}",
             f"{shift.p_value:.2g}",
         ]
         for shift in verdict.shifts[: max(_SHOWN, len(verdict.moved))]

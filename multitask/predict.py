@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress = Lines()
     ids, archive = open_rows(arguments.table, id_column, arguments.images, source.trained_on)
     with archive, contextlib.ExitStack() as stack:
-        log = stack.enter_context(PredictionLog(arguments.log, arguments.log_gb, BLOCK_ROWS)) if arguments.log else None
+        log = stack.enter_context(PredictionLog(arguments.log, arguments.log_gb)) if arguments.log else None
         predictor, metadata = source.make()
         progress.say(f"predicting {len(ids):,} rows with {source.name}")
         state = archive.fingerprint(ids)

@@ -2,7 +2,8 @@
 
 A property has moved when both say so: a p-value below 0.01 after Holm's correction over all properties
 (https://www.jstor.org/stable/4615733), and an effect of at least its limit. With many rows anything is significant,
-with few anything may look large. Rows are taken as independent: the photos of one sender differ from those of many.
+with few anything may look large. Where the rows of the reference belong to groups, such as the photos of one sender,
+the limits allow for how far groups differ, see `variation`; else rows are taken as independent.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import scipy.stats
 from numpy.typing import NDArray
 
 from multitask.monitoring.signals import Floats, Signals
+from multitask.monitoring.variation import group_limits, spread
 
 SIGNIFICANCE = 0.01
 # Of numbers: Wasserstein's distance in standard deviations of the reference. Of decisions: total variation, which is
@@ -71,13 +73,17 @@ class Shift:
 
 
 def compare(
-    reference: Signals, window: Signals, refused: tuple[tuple[int, int], tuple[int, int]] | None = None
+    reference: Signals,
+    window: Signals,
+    refused: tuple[tuple[int, int], tuple[int, int]] | None = None,
+    groups: NDArray[np.int64] | None = None,
 ) -> list[Shift]:
     """Compare two samples; those that moved first, then by effect in terms of its limit.
 
     Args:
         reference, window: what is watched; properties that one of them lacks are left out.
         refused: images that could not be answered and all images, of the reference and of the window.
+        groups: (rows,) of the reference, which of them belong together; None where they are independent.
     """
     found = []
     for name, values in reference.numbers.items():
@@ -88,6 +94,9 @@ def compare(
         other = window.decisions.get(name, np.empty(0, object))
         if len(answers) and len(other):
             found.append(_decisions(name, answers, other))
+    if groups is not None and found:
+        limits = group_limits(reference, groups, window.rows, {shift.name: shift.limit for shift in found})
+        found = [replace(shift, limit=limits[shift.name]) for shift in found]
     if refused is not None and all(count for _, count in refused):
         parts = [np.repeat(np.array(["yes", "no"], object), (no, count - no)) for no, count in refused]
         shift = replace(_decisions(REFUSED, *parts), limit=REFUSED_LIMIT, unit="share of images", answer="yes")
@@ -112,19 +121,16 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _numbers(name: str, reference: Floats, window: Floats) -> Shift:
-    mean = reference.mean()
-    # A property that never varied, such as the size of pictures from one machine, has moved when it does.
-    spread = max(reference.std(), 0.01 * abs(mean), 1e-9)
     cuts = np.unique(np.quantile(reference, np.linspace(0, 1, 11)[1:-1]))
     tenths = [np.bincount(np.searchsorted(cuts, part), minlength=len(cuts) + 1) for part in (reference, window)]
     return Shift(
         name=name,
         unit="spreads of the reference",
-        effect=float(scipy.stats.wasserstein_distance(reference, window) / spread),
+        effect=float(scipy.stats.wasserstein_distance(reference, window) / spread(reference)),
         limit=NUMBER_LIMIT,
         psi=_psi(*tenths),
         p_value=float(scipy.stats.ks_2samp(reference, window, method="asymp").pvalue),
-        reference=float(mean),
+        reference=float(reference.mean()),
         window=float(window.mean()),
         answer="",
         bars=_bars(reference, window),

@@ -73,7 +73,7 @@ if verdict.window.span }} against {{ "{:,}".format(verdict.profile.frame|length)
 effect reaches its limit.</p>
 <div class="shifts">{% for shift in drawn %}<div><h3>{{ shift.name.replace("_", " ") }}</h3>
 {{ chart(shift) }}<p>{% if shift.moved %}<span class="moved">moved</span>{% else %}steady{% endif %}: effect
-{{ "%.2f" % shift.effect }} {{ shift.unit }}, limit {{ "%g" % shift.limit }}; p {{ "%.2g" % shift.p_value }};
+{{ "%.2f" % shift.effect }} {{ shift.unit }}, limit {{ "%.2f" % shift.limit }}; p {{ "%.2g" % shift.p_value }};
 PSI {{ "%.2f" % shift.psi }}</p></div>{% endfor %}</div>
 {% for heading, text, tiles in galleries %}<h2>{{ heading }}</h2><p class="faint">{{ text }}</p>
 <div class="tiles">{% for tile in tiles %}<figure><img alt="{{ tile.id }}" src="{{ tile.image }}">
@@ -83,7 +83,7 @@ PSI {{ "%.2f" % shift.psi }}</p></div>{% endfor %}</div>
 <th class="number">PSI</th></tr>{% for shift in verdict.shifts[:200] %}<tr><td>{{ shift.name.replace("_", " ") }}
 {{ "= " + shift.answer if shift.answer }}</td><td>{% if shift.moved %}<span class="moved">moved</span>{% endif %}</td>
 <td class="number">{{ "%.3g" % shift.reference }}</td><td class="number">{{ "%.3g" % shift.window }}</td>
-<td class="number">{{ "%.2f" % shift.effect }}</td><td class="number">{{ "%g" % shift.limit }}</td>
+<td class="number">{{ "%.2f" % shift.effect }}</td><td class="number">{{ "%.2f" % shift.limit }}</td>
 <td class="number">{{ "%.2g" % shift.p_value }}</td><td class="number">{{ "%.2f" % shift.psi }}</td></tr>{% endfor %}
 </table></div></body></html>
 """

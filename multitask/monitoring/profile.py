@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from multitask.audit.measures import MEASURES, measure
 from multitask.data.archives import Archive, open_archive, read_image
 from multitask.errors import ArchiveError, RunError
+from multitask.evaluation.assessment import GROUP_PREFIX
 from multitask.monitoring.signals import WATCHES, scores_of, sureness_of
 from multitask.parallel import bounded_map
 from multitask.progress import Advance, Progress, Quiet
@@ -20,6 +21,7 @@ from multitask.runs import Run, RunFolder
 from multitask.spec import ModelSpec, Task
 from multitask.storage import replacing
 
+GROUP = "group"
 TABLE, FACTS = "profile.parquet", "profile.json"
 # So many rows tell a distribution well; of more, as many are drawn.
 MOST_ROWS = 2_000
@@ -35,13 +37,18 @@ class Profile:
     """What fresh images are held against.
 
     Args:
-        frame: a row per image: id, split, score columns, measures.
+        frame: a row per image: id, split, score columns, measures; `group` (int64) where the run has group columns.
         facts: `rows`, how many `looked` at of which `refused`, per task `right` (share of right answers), `sureness`
             (mean) and `unsure_below` (the least sure tenth), and per measure its quantiles.
     """
 
     frame: pd.DataFrame
     facts: dict[str, Any]
+
+    @property
+    def groups(self) -> NDArray[np.int64] | None:
+        """Which images belong together, (rows,); None where the run knows of no groups."""
+        return self.frame[GROUP].to_numpy(np.int64) if GROUP in self.frame else None
 
 
 def write_profile(
@@ -51,15 +58,16 @@ def write_profile(
     progress: Progress = Quiet(),  # noqa: B008
 ) -> Profile:
     """Measure the images of validation and test rows, put their scores beside, and write both into the run."""
+    splits = pd.read_parquet(folder / "splits.parquet").drop_duplicates("id").set_index("id")
     frame = pd.read_parquet(folder / "scores.parquet")
-    if len(frame) > MOST_ROWS:
-        chosen = np.random.default_rng(0).choice(len(frame), MOST_ROWS, replace=False)
-        frame = frame.iloc[np.sort(chosen)].reset_index(drop=True)
+    if any(str(name).startswith(GROUP_PREFIX) for name in splits):
+        frame[GROUP] = splits["group"].loc[frame["id"]].to_numpy(np.int64)
+    frame = _drawn(frame)
     with progress.track("measuring images", len(frame)) as advance:
         measures = measure_rows(frame["id"], archive, spec.image.max_pixels, advance)
     columns = dict(zip(MEASURES, measures.T, strict=True))
     frame = pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
-    profile = Profile(frame, _facts(folder, spec, frame))
+    profile = Profile(frame, _facts(folder, spec, frame, splits))
     with replacing(folder / TABLE) as path:
         frame.to_parquet(path, index=False)
     folder.write_json(FACTS, profile.facts)
@@ -99,11 +107,19 @@ def measure_rows(
     return found
 
 
-def _facts(folder: RunFolder, spec: ModelSpec, frame: pd.DataFrame) -> dict[str, Any]:
+def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return at most MOST_ROWS rows, drawn as whole groups where there are any: the size of a group tells too."""
+    if len(frame) <= MOST_ROWS:
+        return frame
+    units = pd.factorize(frame[GROUP])[0] if GROUP in frame else np.arange(len(frame))
+    ranks = np.random.default_rng(0).permutation(units.max() + 1)[units]
+    return frame.iloc[np.sort(np.argsort(ranks, kind="stable")[:MOST_ROWS])].reset_index(drop=True)
+
+
+def _facts(folder: RunFolder, spec: ModelSpec, frame: pd.DataFrame, splits: pd.DataFrame) -> dict[str, Any]:
     quarantine = pd.read_parquet(folder / "quarantine.parquet")
-    splits = pd.read_parquet(folder / "splits.parquet")
     refused = int((~quarantine["reason"].astype(str).str.startswith(_READABLE)).sum())
-    labels = splits.drop_duplicates("id").set_index("id").loc[frame["id"]]
+    labels = splits.loc[frame["id"]]
     numbers = frame[list(MEASURES)].dropna()
     return {
         "rows": len(frame),

@@ -28,6 +28,11 @@ class Signals:
     numbers: Mapping[str, Floats] = field(default_factory=dict)
     decisions: Mapping[str, NDArray[np.object_]] = field(default_factory=dict)
 
+    @property
+    def rows(self) -> int:
+        """How many images there are."""
+        return max(map(len, [*self.numbers.values(), *self.decisions.values()]), default=0)
+
 
 @dataclass(frozen=True)
 class Watch:

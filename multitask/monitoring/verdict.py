@@ -76,15 +76,19 @@ class Verdict:
     @property
     def notes(self) -> list[str]:
         """What a reader should keep in mind."""
-        few = f"{len(self.window.frame):,} answered images are few: only large changes show."
-        return [*self.window.notes, *([few] if len(self.window.frame) < FEW_ROWS else [])]
+        notes, groups = [*self.window.notes], self.profile.groups
+        if len(self.window.frame) < FEW_ROWS:
+            notes.append(f"{len(self.window.frame):,} answered images are few: only large changes show.")
+        if groups is not None:
+            notes.append(f"Limits allow for how far {len(np.unique(groups)):,} groups of the reference differ.")
+        return notes
 
 
 def judge(run: str, spec: ModelSpec, profile: Profile, window: Window, known: Sequence[Known] = ()) -> Verdict:
     """Hold a window against a profile."""
     facts = profile.facts
     refused = (facts["refused"], facts["looked"]), (window.refused, window.rows)
-    shifts = compare(signals_of(spec, profile.frame), signals_of(spec, window.frame), refused)
+    shifts = compare(signals_of(spec, profile.frame), signals_of(spec, window.frame), refused, profile.groups)
     return Verdict(run, profile, window, shifts, _estimates(spec, profile, window), list(known))
 
 

@@ -7,8 +7,7 @@ part is written whole or not at all. A kill loses what is not written yet.
 from __future__ import annotations
 
 import contextlib
-import shutil
-import threading
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from multitask.prediction.writing import prediction_rows, prediction_schema
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
 
-# A part is written when it has so many rows, or after so long.
+# A part is due when it has so many rows, or after so long.
 PART_ROWS, PART_SECONDS = 5_000, 30.0
 MODEL_KEY = b"multitask.model"
 SPEC_KEY = b"multitask.spec"
@@ -50,32 +49,40 @@ def log_schema(spec: ModelSpec) -> pa.Schema:
 
 
 class PredictionLog(contextlib.AbstractContextManager["PredictionLog"]):
-    """Appends to a log, from any thread.
+    """Appends to a log, from one thread; what is added waits to be written by `flush`.
 
     Args:
         folder: of the log; other processes may write there too.
         gigabytes: largest size; the oldest parts are deleted beyond.
-        rows, seconds: a part is written when it has so many rows, or after so long.
 
     Raises:
         ConfigError: the size is none.
+        OSError: nothing can be written there.
     """
 
-    def __init__(self, folder: Path, gigabytes: float, rows: int = PART_ROWS, seconds: float = PART_SECONDS) -> None:
+    def __init__(self, folder: Path, gigabytes: float) -> None:
         if not gigabytes > 0:
             raise ConfigError("wrong value", where="--log-gb", expected="more than 0", received=f"{gigabytes:g}")
-        self._folder, self._max_bytes, self._rows, self._seconds = folder, gigabytes * 1e9, rows, seconds
-        self._lock = threading.Lock()
+        self._folder, self._max_bytes = folder, gigabytes * 1e9
         self._waiting: dict[tuple[str, str, str], list[pa.Table]] = {}
-        self._closed = threading.Event()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._writer = threading.Thread(target=self._keep_writing, daemon=True)
-        self._writer.start()
+        self._flushed = time.monotonic()
+        # Said now rather than after the first thousand answers.
+        with replacing(folder / "writable") as path:
+            path.touch()
+        (folder / "writable").unlink(missing_ok=True)
 
     def __exit__(self, *error: Any) -> None:
-        self._closed.set()
-        self._writer.join()
         self.flush()
+
+    @property
+    def waiting(self) -> int:
+        """How many rows are not written yet."""
+        return sum(len(table) for tables in self._waiting.values() for table in tables)
+
+    @property
+    def is_due(self) -> bool:
+        """Is it time to write?"""
+        return self.waiting >= PART_ROWS or time.monotonic() - self._flushed > PART_SECONDS
 
     def add(
         self,
@@ -102,30 +109,19 @@ class PredictionLog(contextlib.AbstractContextManager["PredictionLog"]):
         latency = np.full(len(ids), np.nan if latency_ms is None else latency_ms)
         end = [pa.array(values, pa.float32(), from_pandas=True) for values in (*measures.T, latency)]
         table = pa.Table.from_arrays([answers[0], times, *answers[1:], *end], schema=log_schema(spec))
-        with self._lock:
-            key = (now.date().isoformat(), spec.model_dump_json(), model)
-            self._waiting.setdefault(key, []).append(table)
-            is_full = sum(map(len, self._waiting[key])) >= self._rows
-        if is_full:
-            self.flush()
+        self._waiting.setdefault((now.date().isoformat(), spec.model_dump_json(), model), []).append(table)
 
     def flush(self) -> None:
-        """Write what waits, then delete the oldest parts beyond the limit."""
-        with self._lock:
-            waiting, self._waiting = self._waiting, {}
-        for (date, spec, model), tables in waiting.items():
+        """Write what waits, then delete the oldest parts beyond the limit; what cannot be written waits on."""
+        self._flushed = time.monotonic()
+        for key, tables in list(self._waiting.items()):
+            date, spec, model = key
             rows = pa.concat_tables(tables).combine_chunks()
             name = f"part-{datetime.now(UTC):%H%M%S%f}-{uuid.uuid4().hex[:8]}.parquet"
             with replacing(self._folder / f"date={date}" / name) as path:
                 pq.write_table(rows.replace_schema_metadata({SPEC_KEY: spec, MODEL_KEY: model}), path)
-        if waiting:
+            del self._waiting[key]
             self._make_room()
-
-    def _keep_writing(self) -> None:
-        while not self._closed.wait(self._seconds):
-            # A full disk must not end the thread; the next rows may find room again.
-            with contextlib.suppress(OSError):
-                self.flush()
 
     def _make_room(self) -> None:
         parts = log_parts(self._folder)
@@ -136,11 +132,14 @@ class PredictionLog(contextlib.AbstractContextManager["PredictionLog"]):
                 break
             path.unlink(missing_ok=True)
             total -= size
-        # What a killed writer has left of a day goes with the last part of that day.
-        kept = {path.parent for path in parts if path.exists()}
-        for day in self._folder.glob("date=*"):
-            if day not in kept and day < parts[-1].parent:
-                shutil.rmtree(day, ignore_errors=True)
+        # The last day may be written to at this moment, by another process the day before as well.
+        for day in sorted(self._folder.glob("date=*"))[:-2]:
+            if not any(day.glob("part-*.parquet")):
+                # What a killed writer has left.
+                for path in day.glob(".part-*.parquet"):
+                    path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    day.rmdir()
 
 
 def log_parts(folder: Path) -> list[Path]:

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from multitask.audit import cost
 from multitask.audit.inspection import EXPLAINED_PIXELS
 from multitask.audit.measures import MEASURES, measure
-from multitask.prediction.log import PredictionLog
+from multitask.prediction.log import PART_ROWS, PART_SECONDS, PredictionLog
 from multitask.spec import ModelSpec
 
-# Of answers that wait to be logged: bytes of their pictures, and rows.
+# Of answers that wait to be logged: bytes of their pictures and scores, and rows.
 WAITING_BYTES, WAITING_ROWS = 32 << 20, 20_000
 # The thread rests so many times as long as it has measured.
 _REST = 3
@@ -56,8 +56,9 @@ class Answered:
 
     @property
     def size(self) -> int:
-        """Bytes of the pictures."""
-        return 0 if self.images is None else sum(map(len, self.images))
+        """Bytes of pictures and scores."""
+        pictures = 0 if self.images is None else sum(map(len, self.images))
+        return pictures + sum(values.nbytes for values in self.outputs.values())
 
 
 class Recorder:
@@ -80,16 +81,15 @@ class Recorder:
     def take(self, answered: Answered) -> None:
         """Queue answers; without their pictures where too many wait, not at all where far too many do."""
         with self._changed:
-            if self._rows + answered.rows > WAITING_ROWS:
+            is_large = self._bytes + answered.size > WAITING_BYTES
+            answered = replace(answered, images=None) if is_large else answered
+            if self._rows + answered.rows > WAITING_ROWS or self._bytes + answered.size > WAITING_BYTES:
                 self._count("dropped", answered.rows)
                 return
-            size = answered.size
-            if self._bytes + size > WAITING_BYTES:
-                answered = Answered(**{**vars(answered), "images": None})
-                size = 0
+            if is_large:
                 self._count("unmeasured", answered.rows)
             self._waiting.append(answered)
-            self._rows, self._bytes = self._rows + answered.rows, self._bytes + size
+            self._rows, self._bytes = self._rows + answered.rows, self._bytes + answered.size
             self._changed.notify()
 
     def close(self) -> None:
@@ -98,24 +98,37 @@ class Recorder:
         with self._changed:
             self._changed.notify()
         self._thread.join()
-        with contextlib.suppress(OSError):
-            self._log.__exit__()
+        self._flush()
+        if self._log.waiting:
+            self._count("dropped", self._log.waiting)
 
     def _keep_writing(self) -> None:
-        while (answered := self._next()) is not None:
-            try:
-                self._write(answered)
-            except Exception:
-                # A full disk, or a model whose answers have the names of our columns: answering goes on.
-                self._count("dropped", answered.rows)
+        while self._waiting or not self._closed.is_set():
             with self._changed:
-                self._rows, self._bytes = self._rows - answered.rows, self._bytes - answered.size
+                if not self._waiting and not self._closed.is_set():
+                    self._changed.wait(PART_SECONDS)
+                answered = self._waiting.popleft() if self._waiting else None
+            if answered is not None:
+                self._write_or_count(answered)
+                with self._changed:
+                    self._rows, self._bytes = self._rows - answered.rows, self._bytes - answered.size
+            if self._log.is_due:
+                self._flush()
 
-    def _next(self) -> Answered | None:
-        with self._changed:
-            while not self._waiting and not self._closed.is_set():
-                self._changed.wait()
-            return self._waiting.popleft() if self._waiting else None
+    def _flush(self) -> None:
+        # A disk that is full may have room again later; what waits is bounded meanwhile.
+        with contextlib.suppress(OSError):
+            self._log.flush()
+
+    def _write_or_count(self, answered: Answered) -> None:
+        try:
+            if self._log.waiting < 2 * PART_ROWS:
+                self._write(answered)
+                return
+        except Exception:
+            # Such as a model whose answers have the names of our columns: answering goes on.
+            pass
+        self._count("dropped", answered.rows)
 
     def _write(self, answered: Answered) -> None:
         rows, ok = answered.rows, answered.outputs["image_ok"]

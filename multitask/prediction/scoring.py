@@ -81,6 +81,7 @@ def predict_table(
                 found = score_rows(predictor, block, archive, workers, advance, watch if log else None)
                 if log:
                     log.add(predictor.spec, model, block, *found, measures)
+                    log.flush()
                 parts.save(start, *found)
             scores, status = found
             writer.write(block, scores, status)

@@ -64,14 +64,19 @@ def test_what_comes_too_fast_is_logged_without_measures_or_dropped_with_a_count(
     assert len(pd.read_parquet(tmp_path)) == 600 - counts["dropped"]
 
 
-def test_a_log_that_cannot_be_written_stops_no_answer(tmp_path: Path, clothing_spec: ModelSpec) -> None:
-    recorder = Recorder(PredictionLog(tmp_path / "log", 1, rows=1))
+def test_a_log_that_cannot_be_written_stops_no_answer(
+    tmp_path: Path, clothing_spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recording, "PART_ROWS", 1)
+    counted: list[tuple[str, int]] = []
+    recorder = Recorder(PredictionLog(tmp_path / "log", 1), lambda what, rows: counted.append((what, rows)))
     (tmp_path / "log").rmdir()
     (tmp_path / "log").write_bytes(b"")
     for _ in range(3):
         recorder.take(answered(clothing_spec, [photo(1)]))
     recorder.close()
     assert (tmp_path / "log").read_bytes() == b""
+    assert sum(rows for what, rows in counted if what == "dropped") == 3
 
 
 @pytest.mark.tensor
