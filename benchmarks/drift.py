@@ -109,16 +109,10 @@ def main() -> None:
         "category": TaskConfig(kind="multiclass", columns=("category",), top_k=2),
         "audience": TaskConfig(kind="multilabel", columns=("kids",)),
     }
+    causes = {"cause": TaskConfig(kind="multiclass", columns=("cause",))}
     sets = {
         "clothing": (arguments.clothing, clothes, "category", "Shoes", "sender_id", 0.5),
-        "xray": (
-            arguments.xray,
-            {"cause": TaskConfig(kind="multiclass", columns=("cause",))},
-            "cause",
-            "virus",
-            "patient_id",
-            0.4,
-        ),
+        "xray": (arguments.xray, causes, "cause", "virus", "patient_id", 0.4),
     }
     for name, (folder, *facts) in sets.items():
         if folder is None or not (folder / "labels.parquet").is_file():
