@@ -23,6 +23,7 @@ DOORS = (
     "export",
     "publish",
     "serve",
+    "monitor",
     "retrain",
 )
 

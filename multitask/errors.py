@@ -11,6 +11,8 @@ MultitaskError
     ├── ServerUnavailable         nobody there, or too busy for longer than we wait
     ├── RequestRefused            the server understood and said no
     └── ModelFailed               TensorFlow's runtime refused an input, or failed
+
+Exit 7 is no error: `monitor` has found that something moved.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ In place of the table may stand a picture, or a folder or an archive of pictures
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,6 +48,10 @@ class Arguments:
     """Column of the table that holds the image id; by default that of the run, else uuid."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Arithmetic of the network of a run."""
+    log: Path | None = None
+    """Folder of the prediction log to which the answers are appended, with measures of the images, for `monitor`."""
+    log_gb: float = 1.0
+    """Largest size of the log in gigabytes; its oldest parts are deleted beyond."""
     on: cli.On = None
 
 
@@ -66,14 +71,18 @@ class _Source:
 def main(argv: Sequence[str] | None = None) -> int:
     """Predict, print how many rows got which status."""
     arguments = cli.parse(Arguments, "multitask.predict", __doc__, argv)
+    if arguments.log and arguments.on:
+        raise ConfigError("--log and --on exclude each other", where="command line", fix="Log where images are read.")
     from multitask.data.sources import open_rows
+    from multitask.prediction.log import PredictionLog
     from multitask.prediction.scoring import BLOCK_ROWS, fill_blocks, predict_table
 
     source = _source(arguments)
     id_column = arguments.id_column or source.id_column
     progress = Lines()
     ids, archive = open_rows(arguments.table, id_column, arguments.images, source.trained_on)
-    with archive:
+    with archive, contextlib.ExitStack() as stack:
+        log = stack.enter_context(PredictionLog(arguments.log, arguments.log_gb)) if arguments.log else None
         predictor, metadata = source.make()
         progress.say(f"predicting {len(ids):,} rows with {source.name}")
         state = archive.fingerprint(ids)
@@ -91,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             workers=source.workers,
             resume=state,
             progress=progress,
+            log=log,
         )
     rows = [[status, f"{count:,}"] for status, count in statuses.most_common()]
     cli.print_table(f"{arguments.out}: {len(ids):,} rows", ["status", "rows"], rows)

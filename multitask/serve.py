@@ -42,12 +42,19 @@ class Arguments:
     """Seconds after which a request is given up."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: bfloat16 where the processor has units for it and the model answers alike, else float32."""
+    log: Path | None = None
+    """Folder of the prediction log to which answers are appended, with measures of the images, for `monitor`; never the
+    images."""
+    log_gb: float = 1.0
+    """Largest size of the log in gigabytes; its oldest parts are deleted beyond."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted."""
     arguments = cli.parse(Arguments, "multitask.serve", __doc__, argv)
     _check(arguments)
+    from multitask.prediction.log import PredictionLog
+    from multitask.prediction.recording import Recorder
     from multitask.serving.backend import BackendEngine
     from multitask.serving.guard import Hosts
     from multitask.serving.rest import LocalEngine
@@ -71,7 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         say=progress.say,
     )
     is_local = not arguments.backend
-    local = LocalEngine(servables, telemetry, arguments.timeout)
+    recorder = None
+    if arguments.log:
+        log = PredictionLog(arguments.log, arguments.log_gb)
+        recorder = Recorder(log, lambda what, rows: telemetry.unlogged.labels(what).inc(rows))
+    local = LocalEngine(servables, telemetry, arguments.timeout, recorder)
+
+    def stop() -> None:
+        servables.stop()
+        if recorder:
+            recorder.close()
+
     app = make_app(
         local if is_local else BackendEngine(arguments.backend, arguments.model, arguments.timeout),
         telemetry,
@@ -79,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         hosts=Hosts(arguments.host, arguments.hosts),
         max_body_bytes=arguments.max_body_mb << 20,
         start=servables.start if is_local else lambda: None,
-        stop=servables.stop if is_local else lambda: None,
+        stop=stop if is_local else lambda: None,
     )
 
     def ready() -> None:
@@ -107,6 +124,8 @@ def _check(arguments: Arguments) -> None:
     ):
         if not is_right:
             raise ConfigError("wrong value", where=flag, expected=expected, received=str(value))
+    if arguments.log and arguments.backend:
+        raise ConfigError("--log and --backend exclude each other", where="command line", fix="Log where models are.")
 
 
 def _is_address(url: str) -> bool:

@@ -16,7 +16,7 @@ from multitask.runs import Run
 from tests.conftest import write_table
 
 ROOT = Path(__file__).parent.parent
-DOORS = ("explore", "train", "tune", "predict", "evaluate", "export", "publish", "serve")
+DOORS = ("explore", "train", "tune", "predict", "evaluate", "export", "publish", "serve", "monitor")
 
 
 def run(door: str, *flags: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -66,7 +66,7 @@ def test_a_client_needs_the_protocol_alone() -> None:
 
 
 def test_the_doors_and_half_of_the_packages_load_without_tensorflow() -> None:
-    light = ("words", "doors", "data", "audit", "evaluation", "serving", "demo")
+    light = ("words", "doors", "data", "audit", "evaluation", "monitoring", "serving", "demo")
     chosen = [room for room in ROOMS if package_of(room) in light and room != "__main__"]
     code = "import sys\n" + "".join(f"import multitask.{room}\n" for room in chosen)
     code += "assert not {'tensorflow', 'keras'} & set(sys.modules), 'TensorFlow was imported'"

@@ -119,6 +119,30 @@ def open_picture(data: bytes, longest: int, max_pixels: int) -> Image.Image | No
     return picture
 
 
+def decode(data: bytes, least: int, max_pixels: int) -> tuple[Image.Image, tuple[int, int]] | None:
+    """Return an image file as RGB, upright, and its width and height as stored.
+
+    Its longer side is brought to at least `least` pixels and less than twice that; a smaller picture stays as it is.
+
+    Returns:
+        None for what cannot be read; nothing larger than `max_pixels` is decoded.
+    """
+    if cost.refusal(data, max_pixels):
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            size = image.size
+            if _refusal(image, image.format or "", max_pixels):
+                return None
+            scale = least / max(size)
+            image.draft("RGB", (int(np.ceil(size[0] * scale)), int(np.ceil(size[1] * scale))))
+            image.load()
+            colours = _as_rgb(ImageOps.exif_transpose(image))
+            return colours.reduce(max(max(colours.size) // least, 1)), size
+    except Exception:
+        return None
+
+
 def _refusal(image: Image.Image, kind: str, max_pixels: int) -> str:
     """Say what the header alone forbids."""
     width, height = image.size
@@ -150,7 +174,7 @@ def _measure(image: Image.Image) -> dict[str, Any]:
     return {
         "brightness": float(mean / 255),
         "contrast": float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum()) / 255),
-        "sharpness": _sharpness(np.asarray(grey, np.int16)),
+        "sharpness": laplacian_variance(np.asarray(grey, np.int16)),
         "perceptual_hash": perceptual_hash(grey),
         "thumbnail": tiny.tobytes(),
     }
@@ -168,8 +192,8 @@ def _as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB") if image.mode != "RGB" else image
 
 
-def _sharpness(luma: NDArray[np.int16]) -> float:
-    """Return the variance of the Laplacian, J. Pech-Pacheco et al. 2000, https://doi.org/10.1109/ICPR.2000.903548."""
+def laplacian_variance(luma: NDArray[np.int16]) -> float:
+    """Return how sharp luma 0..255 (rows, columns) is, J. Pech-Pacheco 2000, doi.org/10.1109/ICPR.2000.903548."""
     if min(luma.shape) < 3:
         return 0.0
     inner = luma[1:-1, 1:-1]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from multitask.evaluation.kinds import EVALUATORS
+from multitask.evaluation.metrics import holm
 from multitask.spec import ModelSpec, Task
 
 # A slice has so many labelled rows at least, and of a column so many values are looked at, the most frequent.
@@ -96,15 +97,6 @@ def worst_slice(table: pd.DataFrame) -> str:
         f"{first['task']} is worse where {first['column']} is {first['value']}: {first['figure']} {first['here']:.3f} "
         f"({first['low']:.3f} to {first['high']:.3f}, {first['rows']} rows), elsewhere {first['elsewhere']:.3f}.{more}"
     )
-
-
-def holm(p: Floats) -> Floats:
-    """Return p-values that allow for their number."""
-    order = np.argsort(p)
-    steps = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(steps, 1.0)
-    return adjusted
 
 
 def _figure(task: Task, labels: NDArray[np.float32], scores: NDArray[np.float32]) -> Figure:

@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from multitask.audit import cost
 from multitask.audit.inspection import explain_unreadable
+from multitask.audit.measures import MEASURES, measure
 from multitask.data.archives import Archive, read_image
 from multitask.parallel import bounded_map
+from multitask.prediction.log import PredictionLog
 from multitask.prediction.protocol import Predictor, Scores
 from multitask.prediction.writing import PredictionWriter
 from multitask.progress import Progress, Quiet
@@ -40,6 +42,7 @@ def predict_table(
     workers: int = 2,
     resume: str = "",
     progress: Progress = Quiet(),  # noqa: B008
+    log: PredictionLog | None = None,
 ) -> Counter[str]:
     """Write one prediction row per id, in order; a row that cannot be predicted carries its reason as status.
 
@@ -54,10 +57,13 @@ def predict_table(
         resume: says what the answers depend on beside ids and model, e.g. the image files. With it, a run that was
             broken off goes on where it stopped, as long as all of that is the same; "" starts anew.
         progress: where to report.
+        log: where the answers are appended as well, with measures of the images; blocks that an earlier run has
+            answered are in it already.
 
     Returns:
         How many rows have which status.
     """
+    model = " ".join((metadata or {}).values())
     parts = _Parts(out, _depends(predictor.spec, ids, metadata or {}, resume), resume)
     statuses: Counter[str] = Counter()
     with (
@@ -70,7 +76,12 @@ def predict_table(
             if found:
                 advance(len(block))
             else:
-                found = score_rows(predictor, block, archive, workers, advance)
+                measures = np.full((len(block), len(MEASURES)), np.nan, np.float32)
+                watch = functools.partial(_measure, measures, predictor.spec.image.max_pixels)
+                found = score_rows(predictor, block, archive, workers, advance, watch if log else None)
+                if log:
+                    log.add(predictor.spec, model, block, *found, measures)
+                    log.flush()
                 parts.save(start, *found)
             scores, status = found
             writer.write(block, scores, status)
@@ -145,13 +156,21 @@ def score_rows(
     archive: Archive,
     workers: int = 2,
     advance: Callable[[int], None] = lambda done: None,
+    watch: Callable[[int, bytes], None] | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
-    """Return scores per task (rows, classes), NaN where there are none, and the status of each row."""
+    """Return scores per task (rows, classes), NaN where there are none, and the status of each row.
+
+    `watch` is shown every row and image that is scored, from several threads.
+    """
     scores = {task.name: np.full((len(ids), len(task.classes)), np.nan, np.float32) for task in predictor.spec.tasks}
     status = ["ok"] * len(ids)
 
     def answer(batch: list[tuple[int, bytes]]) -> tuple[list[tuple[int, bytes]], Scores]:
-        return batch, predictor.predict([data for _, data in batch])
+        found = predictor.predict([data for _, data in batch])
+        if watch:
+            for row, data in batch:
+                watch(row, data)
+        return batch, found
 
     max_pixels = predictor.spec.image.max_pixels
     for batch, found in bounded_map(answer, _batches(ids, archive, max_pixels, status, advance), workers):
@@ -164,6 +183,10 @@ def score_rows(
                 status[row] = reason or explain_unreadable(data, max_pixels)
         advance(len(batch))
     return scores, status
+
+
+def _measure(measures: NDArray[np.float32], max_pixels: int, row: int, data: bytes) -> None:
+    measures[row] = measure(data, max_pixels)
 
 
 def _batches(

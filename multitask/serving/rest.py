@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import functools
 import re
+import time
 import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 from multitask.errors import ModelFailed, ServerUnavailable, command
 from multitask.parallel import Desk
 from multitask.prediction.protocol import Scores
+from multitask.prediction.recording import Answered, Recorder
 from multitask.serving import replies, wire
 from multitask.serving.batching import Prepared, prepare, screen
 from multitask.serving.replies import WireError
@@ -135,8 +137,10 @@ class Address:
 class LocalEngine:
     """Answers with the models loaded here."""
 
-    def __init__(self, servables: Servables, telemetry: Telemetry, timeout: float) -> None:
-        self._servables, self._telemetry, self._timeout = servables, telemetry, timeout
+    def __init__(
+        self, servables: Servables, telemetry: Telemetry, timeout: float, recorder: Recorder | None = None
+    ) -> None:
+        self._servables, self._telemetry, self._timeout, self._recorder = servables, telemetry, timeout, recorder
         self.desk = Desk(servables.memory)
 
     def names(self) -> list[str]:
@@ -164,7 +168,8 @@ class LocalEngine:
             array = np.empty(len(images), object)
             array[:] = images
             array, works, refused = await self.desk(screen, array, spec.image.max_pixels)
-            outputs = await self._run(servable, "serving_default", {"image_bytes": array}, works, client)
+            prepared = Prepared({"image_bytes": array}, False, works, refused)
+            outputs = await self._run(servable, "serving_default", prepared, client)
             values = {task.name: outputs[task.name] for task in spec.tasks}
             return Scored(spec, servable.version, Scores(outputs["image_ok"], values, refused))
 
@@ -189,16 +194,16 @@ class LocalEngine:
             takes = parsing_bytes(body, asked.headers)
             servable, name, prepared = await self.desk(_prepare, body, asked.headers, address.verb, found, takes=takes)
             del body  # not needed while the images wait
-            outputs = await self._run(servable, name, prepared.inputs, prepared.works, asked.client)
+            outputs = await self._run(servable, name, prepared, asked.client)
             size = await self.desk(_text_bytes, outputs)
             write = functools.partial(replies.write_outputs, row=prepared.row)
             written = await self.desk(write, outputs, takes=_WRITING * size)
             return Answer(200, written, {"X-Model-Version": str(servable.version)})
 
-    async def _run(
-        self, servable: Servable, signature: str, inputs: Arrays, works: Sequence[int], client: str
-    ) -> Arrays:
-        parts = [asyncio.wrap_future(part) for part in servable.batcher.submit(signature, inputs, works, client)]
+    async def _run(self, servable: Servable, signature: str, prepared: Prepared, client: str) -> Arrays:
+        started = time.perf_counter()
+        queued = servable.batcher.submit(signature, prepared.inputs, prepared.works, client)
+        parts = [asyncio.wrap_future(part) for part in queued]
         try:
             found = await asyncio.wait_for(asyncio.gather(*parts), self._timeout)
         except TimeoutError:
@@ -207,7 +212,12 @@ class LocalEngine:
             # What nobody waits for any more is not computed.
             for part in parts:
                 part.cancel()
-        return await self.desk(self._join, servable, found)
+        outputs = await self.desk(self._join, servable, found)
+        if self._recorder and "image_ok" in outputs:
+            model, images = f"{servable.name} {servable.version}", prepared.inputs.get("image_bytes")
+            took_ms = 1000 * (time.perf_counter() - started)
+            self._recorder.take(Answered(servable.spec, model, images, outputs, prepared.refused, took_ms))
+        return outputs
 
     def _join(self, servable: Servable, found: Sequence[Arrays]) -> Arrays:
         outputs = found[0]

@@ -26,6 +26,7 @@ class Telemetry:
         self.seconds = register(Histogram, "request_seconds", "Time to answer", ("route",), buckets=seconds)
         self.batch_rows = register(Histogram, "batch_rows", "Rows per batch", ("model",), buckets=(1, 2, 4, 8, 16, 32))
         self.refused = register(Counter, "images_refused", "Images that could not be read", ("model",))
+        self.unlogged = register(Counter, "log", "Answers logged without measures, or not at all", ("what",))
         self.predictions = register(Counter, "predictions", "Answers by class or tag", ("model", "task", "label"))
 
     def count_answers(self, model: str, spec: ModelSpec, outputs: Mapping[str, NDArray[Any]]) -> None:

@@ -22,6 +22,7 @@ from multitask.evaluation.report import write_report
 from multitask.evaluation.tasks import Evaluation, evaluate_tasks, validation_score, verdict, weak_heads
 from multitask.explaining.reasons import explain_answers
 from multitask.features.preparation import Prepared
+from multitask.monitoring.profile import write_profile
 from multitask.network.heads import HEADS
 from multitask.network.model import Network, build_network
 from multitask.network.weights import set_weights
@@ -76,8 +77,9 @@ def write_results(
     progress.say("plots and report")
     try:
         _explain(prepared, network, config, spec, scores, evaluation, details, history, manifest, folder, figures)
+        write_profile(folder, spec, prepared.archive, progress)
     except Exception as error:
-        # A picture that cannot be drawn must not cost a training.
+        # What explains a training must not cost it: a picture that cannot be drawn, or a profile.
         progress.say(f"no report ({type(error).__name__}: {error}); model and figures are whole")
     return spec
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multitask.explaining.slices import holm, slice_rows, worst_slice
+from multitask.evaluation.metrics import holm
+from multitask.explaining.slices import slice_rows, worst_slice
 from multitask.spec import ModelSpec, Task
 
 CLASSES = ("a", "b", "c")

@@ -1,0 +1,103 @@
+"""How far windows differ that are drawn from one world: by chance, group by group.
+
+The photos of one sender resemble each other, so a window of others has moved further than as many independent rows
+would. Windows and references made of whole groups of the profile, drawn with replacement, show how far: the cluster
+bootstrap, https://doi.org/10.1162/rest.90.3.414.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multitask.monitoring.signals import Floats, Signals
+
+DRAWS = 300
+# Of windows in which nothing has changed, at most so many may exceed any of the limits.
+FALSE_ALARMS = 0.01
+# Larger windows are drawn with so many rows: their limits are a little wide.
+MOST_DRAWN = 2_000
+
+
+def group_limits(
+    reference: Signals, groups: NDArray[np.int64], rows: int, limits: Mapping[str, float]
+) -> dict[str, float]:
+    """Return from where on each property differs further than between groups, never below its own limit.
+
+    Args:
+        reference: what is watched of the profile.
+        groups: (rows,) of the profile; which rows belong together.
+        rows: of the window.
+        limits: of each property, as if rows were independent.
+    """
+    weights = _draw(groups, min(rows, MOST_DRAWN))
+    effects = {name: found for name, found in _effects(reference, *weights) if name in limits}
+    # Each in terms of what is usual for it, so that one that varies much does not blind the others.
+    usual = {name: max(limits[name], float(np.quantile(found, 0.9))) for name, found in effects.items()}
+    if not effects:
+        return dict(limits)
+    worst = np.max([found / usual[name] for name, found in effects.items()], axis=0)
+    factor = max(1.0, float(np.quantile(worst, 1 - FALSE_ALARMS)))
+    return {name: factor * usual[name] if name in usual else limit for name, limit in limits.items()}
+
+
+def spread(values: Floats) -> float:
+    """Return by what differences of a property are divided."""
+    # A property that never varied, such as the size of pictures from one machine, has moved when it does.
+    return float(max(values.std(), 0.01 * abs(values.mean()), 1e-9))
+
+
+def wasserstein(values: Floats, ours: Floats, theirs: Floats) -> Floats:
+    """Return the distance between pairs of samples of the same values.
+
+    Args:
+        values: (rows,).
+        ours, theirs: (pairs, rows) how often each pair's samples hold each value.
+    """
+    order = np.argsort(values)
+    steps = np.diff(values[order])
+    shares = (part[:, order].cumsum(axis=1)[:, :-1] / part.sum(axis=1, keepdims=True) for part in (ours, theirs))
+    return np.abs(next(shares) - next(shares)) @ steps
+
+
+def _draw(groups: NDArray[np.int64], rows: int) -> tuple[Floats, Floats]:
+    """Draw windows of at least `rows` rows and references as large as the profile, in whole groups.
+
+    Returns:
+        Both (draws, rows of the profile) how often each row was drawn.
+    """
+    numbers = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(numbers)
+    random = np.random.default_rng(0)
+
+    def counted(enough: int) -> Floats:
+        found = np.empty((DRAWS, len(groups)))
+        for draw in range(DRAWS):
+            # As many draws as could be needed, were all of the least size.
+            chosen = random.integers(len(sizes), size=-(-enough // int(sizes.min())))
+            last = int(np.searchsorted(sizes[chosen].cumsum(), enough)) + 1
+            found[draw] = np.bincount(chosen[:last], minlength=len(sizes))[numbers]
+        return found
+
+    return counted(rows), counted(len(groups))
+
+
+def _effects(reference: Signals, ours: Floats, theirs: Floats) -> Iterator[tuple[str, Floats]]:
+    """Yield each property and the effects of the draws (draws,), as `drift` measures them."""
+    for name, values in reference.numbers.items():
+        known = np.isfinite(values)
+        if known.any():
+            one, other = ours[:, known], theirs[:, known]
+            drawn = (one.sum(axis=1) > 0) & (other.sum(axis=1) > 0)
+            distances = np.zeros(len(ours))
+            distances[drawn] = wasserstein(values[known], one[drawn], other[drawn])
+            yield name, distances / spread(values[known])
+    shares = [part / part.sum(axis=1, keepdims=True) for part in (ours, theirs)]
+    difference = shares[0] - shares[1]
+    for name, answers in reference.decisions.items():
+        numbers = np.unique(answers.astype(str), return_inverse=True)[1]
+        order = np.argsort(numbers, kind="stable")
+        starts = np.searchsorted(numbers[order], np.arange(numbers.max() + 1))
+        yield name, np.abs(np.add.reduceat(difference[:, order], starts, axis=1)).sum(axis=1) / 2
