@@ -106,16 +106,23 @@ def fill_blocks(
         ids, archive, out, metadata, resume: of that call.
         starts: first rows of the blocks.
     """
-    predictor = _made(make.func, *make.args)
+    predictor = _made(make)
     parts = _Parts(out, _depends(predictor.spec, ids, metadata, resume), resume)
     for start in starts:
         if not parts.load(start):
             parts.save(start, *score_rows(predictor, list(ids[start : start + BLOCK_ROWS]), archive))
 
 
-@functools.lru_cache(maxsize=1)
-def _made(function: Callable[..., Predictor], *arguments: str) -> Predictor:
-    return function(*arguments)
+def _made(make: functools.partial[Predictor]) -> Predictor:
+    """Return the predictor of this process; what crossed processes is equal to what did so before by its text alone."""
+    text = f"{make.func.__qualname__} {make.args}"
+    if text not in _PREDICTORS:
+        _PREDICTORS.clear()
+        _PREDICTORS[text] = make()
+    return _PREDICTORS[text]
+
+
+_PREDICTORS: dict[str, Predictor] = {}
 
 
 def _depends(spec: ModelSpec, ids: Sequence[str], metadata: Mapping[str, str], resume: str) -> list[str]:
