@@ -72,7 +72,7 @@ class _Interrupting(Quiet):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("at", ["stage 2 training:", "stage 2 epoch 1/"])
+@pytest.mark.parametrize("at", [pytest.param("stage 2 training:", marks=pytest.mark.slow), "stage 2 epoch 1/"])
 def test_a_training_killed_in_its_second_stage_goes_on_exactly(tuned: Run, tmp_path: Path, at: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         fit(tuned.config, "broken", _Interrupting(at), tmp_path)
@@ -123,6 +123,7 @@ def test_more_epochs_go_to_the_last_stage(tuned: Run, tmp_path: Path) -> None:
     assert pd.read_csv(longer.folder / "history.csv")["stage"].tolist() == [1, 1, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_fine_tuned_runs_are_exported_changed_put_together_and_cross_validated(tuned: Run, tmp_path: Path) -> None:
     assert (export_run(tuned)[0] / "saved_model.pb").is_file()
     other = Config(**{**tuned.config.model_dump(), "fit": {**tuned.config.fit.model_dump(), "seed": 1}})
@@ -136,6 +137,7 @@ def test_fine_tuned_runs_are_exported_changed_put_together_and_cross_validated(t
     assert (export_run(crossed)[0] / "saved_model.pb").is_file()
 
 
+@pytest.mark.slow
 def test_augmented_pictures_go_through_both_frozen_sides(tuned: Run, tmp_path: Path) -> None:
     augment = ({"op": "flip_horizontal"},)
     fields = {**tuned.config.model_dump(), "augment": augment}

@@ -18,6 +18,7 @@ from multitask.tuning.rates import fastest, smoothed, try_rates
 pytestmark = pytest.mark.tensor
 
 
+@pytest.mark.slow
 def test_the_suggested_rate_trains_better_than_one_far_below_and_one_far_above(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -89,6 +89,7 @@ def test_the_best_recipe_trains_to_the_figure_of_its_trial(folder: Path) -> None
     np.testing.assert_allclose(history["val_score"].max(), trials["value"].max(), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_cross_validated_trial_has_the_mean_of_the_folds_of_a_training(folder: Path) -> None:
     from multitask.training.folds import fit_folds
     from multitask.tuning.results import write_study
