@@ -94,7 +94,8 @@ def test_a_second_stage_that_gets_no_better_leaves_the_network_of_the_first(
             lines.append(text)
 
     stage = {"freeze": "none", "epochs": 1, "learning_rate": 100.0}
-    config = make_config(epochs=2)
+    # So long that the first stage is far better than chance, which the thrown network may reach.
+    config = make_config(epochs=12)
     model = config.model.model_copy(update={"weights": str(_saved_backbone(config, tmp_path))})
     config = Config(**{**config.model_dump(), "model": model.model_dump(), "fine_tune": stage})
     run = fit(config, "thrown", Listening(), tmp_path)
@@ -102,7 +103,7 @@ def test_a_second_stage_that_gets_no_better_leaves_the_network_of_the_first(
     best = np.load(run.folder.best_checkpoint)
     kept = load_network(run.folder / "model.keras", run.spec).members[0].get_layer("standardise").get_weights()
     assert any(np.array_equal(kept[0], best[name]) for name in best.files)
-    assert run.folder.read_json("manifest.json")["best_epoch"] <= 2
+    assert run.folder.read_json("manifest.json")["best_epoch"] <= 12
 
 
 def _saved_backbone(config: Config, folder: Path) -> Path:
