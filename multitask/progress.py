@@ -82,6 +82,15 @@ class Lines:
             yield lambda count: bar.advance(task, count)
 
 
+def duration(seconds: float) -> str:
+    """Return a time as people say it: 45 s, 12 min, 3.5 h, 12 days."""
+    for size, unit, least in ((86400, "days", 48 * 3600), (3600, "h", 5400), (60, "min", 90)):
+        if seconds >= least:
+            amount = seconds / size
+            return f"{amount:,.0f} {unit}" if amount >= 10 or unit == "min" else f"{amount:.1f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 @contextlib.contextmanager
 def muted_stderr() -> Iterator[None]:
     """Turn the file descriptor of standard error away: TensorFlow's C++ side writes before any setting can stop it.

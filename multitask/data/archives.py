@@ -135,6 +135,11 @@ class Archive(Mapping[str, bytes]):
         """How many threads may read at once to some use; 1 for what lies on a disk, which likes one after the other."""
         return max((getattr(container, "readers", 1) for container in self._containers), default=1)
 
+    @property
+    def reads_forward_only(self) -> bool:
+        """Does any of the images lie where all before it must be read first?"""
+        return any(getattr(container, "reads_forward_only", False) for container in self._containers)
+
     def __iter__(self) -> Iterator[str]:
         for file in range(len(self._names)):
             if self._has_id[file]:

@@ -214,6 +214,7 @@ class _CompressedTar:
     """A compressed tar, which can only be read forward: a read further on streams, a read further back starts anew."""
 
     names_are_ids = False
+    reads_forward_only = True
 
     def __init__(self, path: Path) -> None:
         self.where, self._path, self._lock, self._stamp = str(path), path, threading.Lock(), stamp(path)

@@ -97,8 +97,8 @@ def _questions(prepared: Prepared) -> Iterator[Question]:
 def _project(prepared: Prepared, seed: int) -> Floats:
     """Return float64 (rows, at most PROJECTED) random projections of the features, standardised."""
     rows = np.arange(len(prepared.table))
-    gather = prepared.gather(rows)
-    size = int(np.prod(prepared.store.shape))
+    gather = prepared.features(rows)
+    size = int(np.prod(prepared.network.frozen.output.shape[1:]))
     random = np.random.default_rng(seed)
     axes = random.normal(0, size**-0.5, (size, PROJECTED)).astype(np.float32) if size > PROJECTED else None
     blocks = []

@@ -90,6 +90,25 @@ def _network(spec: str, precision: str) -> Network:
     return build_network(ModelSpec.model_validate_json(spec), precision)
 
 
+def row_bytes(network: Network) -> int:
+    """Return the bytes that the features of one image take on disk."""
+    output = network.frozen.output
+    return int(np.prod(output.shape[1:])) * tf.as_dtype(output.dtype).size
+
+
+def seconds_per_image(network: Network, ids: Sequence[str], archive: Archive, batch_size: int) -> float:
+    """Measure how long an image takes from its archive through the frozen side, on some images."""
+    image = network.spec.image
+    forward = tf.function(lambda images: network.frozen(images, training=False), reduce_retracing=True)
+    # What is compiled for batches of any size is compiled before the clock runs.
+    for rows in (1, 2, min(batch_size, len(ids))):
+        forward(np.zeros((rows, image.height, image.width, 3), np.uint8))
+    started = time.monotonic()
+    for _, batch in read_images(ids, archive, image, batch_size):
+        forward(batch)
+    return (time.monotonic() - started) / max(len(ids), 1)
+
+
 def open_store(root: Path, network: Network, precision: str) -> FeatureStore:
     """Open the store of a network below the folder of all stores."""
     output = network.frozen.output

@@ -21,6 +21,8 @@ from multitask.spec import ImageSpec, Task
 Gather = Callable[[NDArray[np.int64]], NDArray[Any]]
 Labels = Mapping[str, NDArray[np.float32]]
 
+# Rows that lie side by side stay together until so many shards are mixed: far more than a batch, little for a disk.
+SHARD_ROWS, SHARDS_MIXED = 256, 32
 # Keeps what is drawn for pictures apart from what orders them.
 _DRAWS_SEED = 1 << 20
 
@@ -119,6 +121,7 @@ def training_batches(
     parts: int = 1,
     operations: Sequence[AugmentConfig] = (),
     views: int = 1,
+    places: NDArray[np.int64] | None = None,
 ) -> Any:
     """Endless shuffled batches of (features, {task: labels}), epoch after epoch from `first_epoch` on.
 
@@ -137,11 +140,16 @@ def training_batches(
             and the weights let the mean over all parts be the mean over the rows of the batch.
         operations: that change the features, which are pictures; drawn from the seed and the number of the batch.
         views: of each row, of which each batch takes one; `gather` counts them as rows, those of one row side by side.
+        places: (rows,) the rows in the order in which they lie on disk, to be shuffled in shards; see `shuffled`.
     """
     count = len(next(iter(labels.values())))
 
     def epoch_order(epoch: Any) -> Any:
-        order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=[seed, epoch])
+        if places is None:
+            order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=[seed, epoch])
+        else:
+            order = tf.numpy_function(lambda number: shuffled(places, seed, int(number)), [epoch], tf.int64)
+            order = tf.ensure_shape(order, [count])
         return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
 
     epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
@@ -164,6 +172,18 @@ def training_batches(
 
     known = {name: tf.constant(values) for name, values in labels.items()}
     return _gathered(rows, gather, shape, dtype, known, parts, first, row_of, change)
+
+
+def shuffled(places: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:
+    """Return rows in an order that is drawn, and reads a disk in long runs: a function of the seed and the epoch.
+
+    Shards of neighbours are shuffled, and the rows of so many shards at a time among themselves.
+    """
+    random = np.random.default_rng([seed, epoch])
+    shards = [places[start : start + SHARD_ROWS] for start in range(0, len(places), SHARD_ROWS)]
+    order = random.permutation(len(shards))
+    taken = [order[start : start + SHARDS_MIXED] for start in range(0, len(order), SHARDS_MIXED)]
+    return np.concatenate([random.permutation(np.concatenate([shards[at] for at in some])) for some in taken])
 
 
 def inference_batches(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from multitask.audit.division import crossing, divide, warn_of_crossing
@@ -26,10 +26,9 @@ from multitask.data.labels import settle_classes
 from multitask.data.sources import open_images
 from multitask.data.tables import Table, as_table, how_to_name_images
 from multitask.errors import TableError
-from multitask.features.computing import change_by_name, compute_features, view_names
-from multitask.features.dataset import read_images
-from multitask.features.filling import FEATURE_BATCH, filled_by_others, filled_store, make_room_for
-from multitask.features.stores import FeatureStore
+from multitask.features.computing import change_by_name, compute_features, seconds_per_image, view_names
+from multitask.features.filling import FEATURE_BATCH, Features, Filled, filled_by_others, filled_store, make_room_for
+from multitask.features.streaming import PictureStream
 from multitask.network import hardware
 from multitask.network.model import Network, build_network
 from multitask.progress import Progress
@@ -51,7 +50,7 @@ class Prepared:
         groups: (rows,) number of the group that stays on one side: one picture or nearly the same, or what
             data.group_columns says.
         parts: (rows,) "train", "validation" or "test".
-        store: features of all rows.
+        store: features of all rows, or what reads their pictures in every epoch.
         quarantine: the other rows: id, row (in the label table) and reason.
         archive: the images.
         looks: (rows,) properties of the pictures: brightness, contrast, sharpness, megapixels, width by height.
@@ -67,7 +66,7 @@ class Prepared:
     digests: NDArray[np.object_]
     groups: NDArray[np.int64]
     parts: NDArray[np.object_]
-    store: FeatureStore
+    store: Features
     quarantine: pd.DataFrame
     archive: Archive
     looks: pd.DataFrame
@@ -85,9 +84,39 @@ class Prepared:
         """Return the rows of a split."""
         return np.flatnonzero(self.parts == part)
 
+    @functools.cached_property
+    def model(self) -> Any:
+        """What is trained: from what `gather` gives to {task: logits}."""
+        return self._on_what_is_gathered(self.network.trainable)
+
+    def until(self, layer: str) -> Any:
+        """Return the part of `model` up to the output of one of its layers."""
+        trainable = self.network.trainable
+        return self._on_what_is_gathered(keras.Model(trainable.input, trainable.get_layer(layer).output))
+
+    def _on_what_is_gathered(self, model: Any) -> Any:
+        """Return a model of features with the frozen side in front, where pictures are gathered."""
+        if not isinstance(self.store, PictureStream):
+            return model
+        with hardware.strategy().scope():
+            image = keras.Input(self.store.shape, dtype="uint8", name="image")
+            return keras.Model(image, model(self.network.frozen(image, training=False)))
+
+    def places(self, rows: NDArray[np.int64]) -> NDArray[np.int64] | None:
+        """Return positions in `rows`, sorted by where their images lie; None where features lie on disk."""
+        is_stream = isinstance(self.store, PictureStream)
+        return self.archive.in_order(self.table.ids[rows].tolist()).astype(np.int64) if is_stream else None
+
     def gather(self, rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """Return the function from positions in `rows` to their features."""
         return self.store.gather(list(self.digests[rows]))
+
+    def features(self, rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
+        """Return the function from positions in `rows` to what the frozen side says of them, wherever it is kept."""
+        gather = self.gather(rows)
+        if not isinstance(self.store, PictureStream):
+            return gather
+        return lambda positions: self.network.frozen(gather(positions), training=False).numpy()
 
     def gather_views(self, rows: NDArray[np.int64]) -> Callable[[NDArray[np.int64]], NDArray[Any]]:
         """Return the same for all views of these rows, those of a row side by side."""
@@ -136,7 +165,7 @@ def prepare(
         )
     for line in audit.warnings:
         progress.say(line)
-    store, computed, reused = _features(config, network, precision, table, audit, archive, progress, workers)
+    filled = _features(config, network, precision, table, audit, archive, progress, workers)
     usable = audit.reasons == ""
     if not usable.any():
         raise TableError(
@@ -158,18 +187,22 @@ def prepare(
     if crossed:
         progress.say(warn_of_crossing(crossed))
     looks = _properties(audit.looks, audit.images[usable])
-    whole = (spec, network, precision, table, digests, groups, parts, store, quarantine, archive, looks)
-    prepared = Prepared(*whole, images_computed=computed, images_reused=reused)
+    whole = (spec, network, precision, table, digests, groups, parts, filled.store, quarantine, archive, looks)
+    prepared = Prepared(*whole, images_computed=filled.computed, images_reused=filled.reused)
     return with_views(prepared, config, progress, workers) if config.augment else prepared
 
 
 def with_views(prepared: Prepared, config: Config, progress: Progress, workers: Workers) -> Prepared:
     """Compute the views of the training rows that the store lacks, if there is a frozen side that they go through.
 
-    Pictures that nothing frozen stands before are changed as they are taken, anew in every epoch.
+    Pictures that are read in every epoch, or that nothing frozen stands before, are changed as they are taken, anew in
+    every epoch.
     """
-    views = config.fit.views if prepared.spec.freeze != "none" else 1
+    is_taken = isinstance(prepared.store, PictureStream) or prepared.spec.freeze == "none"
+    views = 1 if is_taken else config.fit.views
     prepared = dataclasses.replace(prepared, operations=config.augment, views=views)
+    if isinstance(prepared.store, PictureStream):
+        return prepared
     rows = prepared.rows("train")
     names = view_names(prepared.digests[rows], config.augment, views)
     images = dict(zip(names, np.repeat(prepared.table.ids[rows], views).tolist(), strict=True))
@@ -177,7 +210,8 @@ def with_views(prepared: Prepared, config: Config, progress: Progress, workers: 
     if not missing:
         return prepared
     megabytes = len(missing) * prepared.store.row_bytes / 1e6
-    seconds = len(missing) * _seconds_per_image(prepared)
+    some = list(prepared.table.ids[rows][:FEATURE_BATCH])
+    seconds = len(missing) * seconds_per_image(prepared.network, some, prepared.archive, FEATURE_BATCH)
     progress.say(
         f"augmentation: {views - 1} more views of {len(images) // views:,} images: {len(missing):,} to compute, "
         f"about {seconds:,.0f} s and {megabytes:,.0f} MB, once"
@@ -186,10 +220,9 @@ def with_views(prepared: Prepared, config: Config, progress: Progress, workers: 
     store = filled_by_others(
         prepared.store, config, prepared.network, prepared.precision, images, prepared.archive, workers, config.augment
     )
-    prepared = dataclasses.replace(prepared, store=store)
     with progress.track("computing views", len(missing)) as advance:
         compute_features(
-            prepared.store,
+            store,
             prepared.network.frozen,
             images,
             prepared.archive,
@@ -198,18 +231,7 @@ def with_views(prepared: Prepared, config: Config, progress: Progress, workers: 
             advance,
             change_by_name(config.augment),
         )
-    return prepared
-
-
-def _seconds_per_image(prepared: Prepared) -> float:
-    """Measure how long an image takes from its archive through the frozen side."""
-    image, ids = prepared.spec.image, list(prepared.table.ids[prepared.rows("train")][:FEATURE_BATCH])
-    forward = tf.function(lambda images: prepared.network.frozen(images, training=False))
-    forward(np.zeros((len(ids), image.height, image.width, 3), np.uint8))
-    started = time.monotonic()
-    for _, batch in read_images(ids, prepared.archive, image, FEATURE_BATCH):
-        forward(batch)
-    return (time.monotonic() - started) / len(ids)
+    return dataclasses.replace(prepared, store=store)
 
 
 def _features(
@@ -221,14 +243,14 @@ def _features(
     archive: Archive,
     progress: Progress,
     workers: Workers,
-) -> tuple[FeatureStore, int, int]:
+) -> Filled:
     """Open the store, compute what it lacks, and give rows whose image cannot be decoded their reason."""
     usable = np.flatnonzero(audit.reasons == "")
     images = dict(zip(audit.digests[usable].tolist(), table.ids[usable].tolist(), strict=True))
-    store, computed, failed = filled_store(config, network, precision, images, archive, progress, workers)
-    for row in usable[np.isin(audit.digests[usable], failed)] if failed else ():
+    filled = filled_store(config, network, precision, images, archive, progress, workers)
+    for row in usable[np.isin(audit.digests[usable], filled.failed)] if filled.failed else ():
         audit.reasons[row] = explain_unreadable(archive[table.ids[row]], network.spec.image.max_pixels)
-    return store, computed, len(images) - computed - len(failed)
+    return filled
 
 
 def _properties(looks: Looks, files: NDArray[np.int64]) -> pd.DataFrame:

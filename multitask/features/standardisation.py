@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +13,7 @@ from multitask.features.preparation import Prepared
 STANDARDISE_ROWS = 2048
 
 
-def standardise(model: Any, prepared: Prepared, rows: NDArray[np.int64], seed: int) -> None:
+def standardise(prepared: Prepared, rows: NDArray[np.int64], seed: int) -> None:
     """Set the `standardise` layer to mean and variance of the heads' input over (at most 2048) training rows.
 
     Measured in the mode in which the network is trained: from scratch, BatchNormalization takes mean and variance from
@@ -28,9 +25,9 @@ def standardise(model: Any, prepared: Prepared, rows: NDArray[np.int64], seed: i
     """
     if len(rows) > STANDARDISE_ROWS:
         rows = np.sort(np.random.default_rng(seed).choice(rows, STANDARDISE_ROWS, replace=False))
-    head_input = keras.Model(model.input, model.get_layer("head_input").output)
+    head_input = prepared.until("head_input")
     total, squares = np.zeros(1), np.zeros(1)
-    shape, dtype = tuple(model.input.shape[1:]), model.input.dtype
+    shape, dtype = tuple(head_input.input.shape[1:]), head_input.input.dtype
     for batch in inference_batches(prepared.gather(rows), shape, dtype, len(rows), 32):
         values = np.asarray(head_input(batch, training=prepared.spec.from_scratch), np.float64)
         total, squares = total + values.sum(axis=0), squares + np.square(values).sum(axis=0)
@@ -38,7 +35,7 @@ def standardise(model: Any, prepared: Prepared, rows: NDArray[np.int64], seed: i
     with np.errstate(invalid="ignore"):
         variance = np.maximum(squares / len(rows) - np.square(mean), 0.0)
     _check_features(mean, variance, len(rows), prepared)
-    layer = model.get_layer("standardise")
+    layer = prepared.network.trainable.get_layer("standardise")
     layer.moving_mean.assign(mean.astype(np.float32))
     floor = 0.01 * variance.mean() or 1.0
     layer.moving_variance.assign(np.maximum(variance, floor).astype(np.float32))

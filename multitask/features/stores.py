@@ -42,7 +42,7 @@ class FeatureStore:
     """
 
     def __init__(self, root: Path, key: str, shape: tuple[int, ...], dtype: str) -> None:
-        self.directory, self.shape = root / key, shape
+        self.directory, self.name, self.shape = root / key, key, shape
         self.dtype = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -197,7 +197,7 @@ def make_room(root: Path, key: str, wanted_bytes: int, budget_bytes: int) -> lis
     A store that another process has open is never deleted, nor a folder that is none.
 
     Raises:
-        ConfigError: the features would not fit even alone.
+        ConfigError: they would not fit beside what the same store holds of other images.
     """
     sizes = {folder: _bytes_in(folder) for folder in root.iterdir() if _is_store(folder)} if root.is_dir() else {}
     if sizes.get(root / key, 0) + wanted_bytes > budget_bytes:
@@ -206,7 +206,7 @@ def make_room(root: Path, key: str, wanted_bytes: int, budget_bytes: int) -> lis
             where="data.features_gb",
             expected=f"at least {(sizes.get(root / key, 0) + wanted_bytes) / 1e9:.1f}",
             received=f"{budget_bytes / 1e9:.1f}",
-            fix='Raise it, or store less per image: pooling = "avg", a smaller image_size, or a later freeze boundary.',
+            fix=f"Raise it; or delete {root / key} if what it holds of other images is not needed.",
         )
     deleted = []
     for folder in sorted(sizes, key=lambda folder: (folder / "in-use").stat().st_mtime):

@@ -119,7 +119,7 @@ class EpochKeeper(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         """Make the epoch a function of the seed and its number."""
         self.model.optimizer.learning_rate = self.plan().learning_rate
-        seed_dropout(self.model, self.config.fit.seed, epoch)
+        seed_dropout(self.prepared.network.trainable, self.config.fit.seed, epoch)
         self.scales = balanced(self.prepared.spec.tasks, self.history, self.config.fit.task_balance)
         for name, loss in self.training_losses.items():
             loss.scale.assign(self.scales[name])
@@ -144,8 +144,10 @@ class EpochKeeper(keras.callbacks.Callback):
             logs.update(row)
         plan = self.plan()
         if plan.best_epoch == epoch:
-            save_checkpoint(self.folder.best_checkpoint, self.model, None, self.history)
-        save_checkpoint(self.folder.last_checkpoint, self.model, self.model.optimizer, self.history)
+            save_checkpoint(self.folder.best_checkpoint, self.prepared.network.trainable, None, self.history)
+        save_checkpoint(
+            self.folder.last_checkpoint, self.prepared.network.trainable, self.model.optimizer, self.history
+        )
         with replacing(self.folder / "history.csv") as path:
             pd.DataFrame(self.history).to_csv(path, index=False)
         best = " *" if plan.best_epoch == epoch else ""

@@ -199,13 +199,13 @@ def train(
     state before it, the seed and its number.
     """
     prepared, config = stage.prepared, stage.config
-    model, fit = prepared.network.trainable, config.fit
+    model, fit = prepared.model, config.fit
     rows = training_rows(prepared, fit)
     history: History = []
     with hardware.strategy().scope():
         losses = _compiled(prepared, fit, constants, rows, before)
         if folder.last_checkpoint.is_file():
-            history = load_checkpoint(folder.last_checkpoint, model, model.optimizer)
+            history = load_checkpoint(folder.last_checkpoint, prepared.network.trainable, model.optimizer)
             progress.say(f"going on after epoch {len(history)}")
     progress.say(f"training: {len(rows):,} rows, validation: {len(prepared.rows('validation')):,} rows")
     keeper = EpochKeeper(prepared, config, losses, constants, history, folder, progress)
@@ -223,7 +223,7 @@ def train(
                 *callbacks,
             ],
         )
-    load_checkpoint(folder.best_checkpoint, model, None)
+    load_checkpoint(folder.best_checkpoint, prepared.network.trainable, None)
     return history
 
 
@@ -233,13 +233,13 @@ def _compiled(
     """Give the trainable side the weights it begins with, optimizer and losses; return the losses."""
     network, tasks = prepared.network, prepared.spec.tasks
     if before is None:
-        standardise(network.trainable, prepared, rows, fit.seed)
+        standardise(prepared, rows, fit.seed)
     else:
         copy_weights(before, network.whole, "the stage before")
     for task in tasks:
         HEADS[task.kind].settle(task, network.whole.get_layer(task.name), constants[task.name])
     losses = task_losses(prepared, rows, constants)
-    network.trainable.compile(
+    prepared.model.compile(
         optimizer=make_optimizer(prepared.precision, fit),
         loss=losses,
         loss_weights={task.name: task.loss_weight for task in tasks},
@@ -250,7 +250,7 @@ def _compiled(
 
 def _batches(prepared: Prepared, fit: FitConfig, rows: NDArray[np.int64], first_epoch: int) -> Any:
     """Return the endless batches of a training, for all devices."""
-    strategy, model = hardware.strategy(), prepared.network.trainable
+    strategy, model = hardware.strategy(), prepared.model
     batches = training_batches(
         prepared.gather_views(rows),
         tuple(model.input.shape[1:]),
@@ -262,13 +262,14 @@ def _batches(prepared: Prepared, fit: FitConfig, rows: NDArray[np.int64], first_
         strategy.num_replicas_in_sync,
         operations=prepared.operations if prepared.views == 1 else (),
         views=prepared.views,
+        places=prepared.places(rows),
     )
     return distributed(batches, strategy)
 
 
 def same_data_as_before(folder: RunFolder, prepared: Prepared) -> None:
     """Note the data of a new run; refuse to go on with a run on other data."""
-    now = {"data": prepared.data_hash(), "features": prepared.store.directory.name}
+    now = {"data": prepared.data_hash(), "features": prepared.store.name}
     if not (folder / "data.json").is_file():
         folder.write_json("data.json", now)
     elif folder.read_json("data.json") != now:

@@ -47,7 +47,7 @@ def manifest_of(
         "precision": prepared.precision,
         "spec": prepared.spec.fingerprint(),
         "data": prepared.data_hash(),
-        "features": prepared.store.directory.name,
+        "features": prepared.store.name,
         "images_computed": prepared.images_computed,
         "images_reused": prepared.images_reused,
         "rows": len(prepared.table),

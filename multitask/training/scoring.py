@@ -41,7 +41,7 @@ class Held:
 
 def score_rows(prepared: Prepared, rows: NDArray[np.int64]) -> tuple[Arrays, Arrays]:
     """Return logits and scores of rows, per task float32 (rows, classes), from their stored features."""
-    model, strategy = prepared.network.trainable, hardware.strategy()
+    model, strategy = prepared.model, hardware.strategy()
     shape, dtype, parts = tuple(model.input.shape[1:]), model.input.dtype, strategy.num_replicas_in_sync
     batches = inference_batches(prepared.gather(rows), shape, dtype, len(rows), SCORING_BATCH, parts)
     steps = math.ceil(len(rows) / SCORING_BATCH)

@@ -76,14 +76,14 @@ def _deeper(prepared: Prepared, config: Config, progress: Progress, workers: Wor
     network = _deeper_network(prepared, last.model.freeze)
     progress.say(f"network of stage 2: frozen: {network.spec.freeze}")
     images = dict(zip(prepared.digests.tolist(), prepared.table.ids.tolist(), strict=True))
-    store, computed, _ = filled_store(last, network, prepared.precision, images, prepared.archive, progress, workers)
+    filled = filled_store(last, network, prepared.precision, images, prepared.archive, progress, workers)
     deeper = dataclasses.replace(
         prepared,
         spec=network.spec,
         network=network,
-        store=store,
-        images_computed=prepared.images_computed + computed,
-        images_reused=prepared.images_reused + len(images) - computed,
+        store=filled.store,
+        images_computed=prepared.images_computed + filled.computed,
+        images_reused=prepared.images_reused + filled.reused,
     )
     return with_views(deeper, last, progress, workers) if config.augment else deeper
 

@@ -103,10 +103,10 @@ class Trainer:
 
     def __init__(self, prepared: Prepared, config: Config) -> None:
         self.prepared = prepared
-        self._model, fit = prepared.network.trainable, config.fit
+        self._model, fit = prepared.model, config.fit
         self._rows = training_rows(prepared, fit)
         constants = label_constants(prepared, fit.balance, Quiet())
-        standardise(self._model, prepared, self._rows, fit.seed)
+        standardise(prepared, self._rows, fit.seed)
         for task in prepared.spec.tasks:
             HEADS[task.kind].settle(task, prepared.network.whole.get_layer(task.name), constants[task.name])
         self._losses = task_losses(prepared, self._rows, constants)
@@ -115,7 +115,7 @@ class Trainer:
         self._begin_with = self._model.get_weights(), [np.asarray(value) for value in self._optimizer.variables]
         self._dropout = tf.Variable(0.0)
         self._weights = {task.name: tf.Variable(1.0) for task in prepared.spec.tasks}
-        self._front = keras.Model(self._model.input, self._model.get_layer("standardise").output)
+        self._front = prepared.until("standardise")
         self._epoch = tf.function(self._steps, reduce_retracing=True)
         self._forward = tf.function(lambda batch: self._model(batch, training=False), reduce_retracing=True)
         validation = prepared.rows("validation")
@@ -137,7 +137,7 @@ class Trainer:
             if plan.stop:
                 break
             self._optimizer.learning_rate = plan.learning_rate
-            seed_dropout(self._model, fit.seed, epoch)
+            seed_dropout(self.prepared.network.trainable, fit.seed, epoch)
             scales = balanced(spec.tasks, history, fit.task_balance)
             for name, loss in self._losses.items():
                 loss.scale.assign(scales[name])
@@ -156,7 +156,7 @@ class Trainer:
     def try_rates(self, config: Config, rates: Sequence[float]) -> Iterator[float]:
         """Train from the beginning, a step at each learning rate in turn; yield the losses before the steps."""
         spec, batches = self._begin(config)
-        seed_dropout(self._model, config.fit.seed, 0)
+        seed_dropout(self.prepared.network.trainable, config.fit.seed, 0)
         for loss in self._losses.values():
             loss.scale.assign(1.0)
         for rate in rates:
@@ -184,6 +184,7 @@ class Trainer:
             0,
             operations=self.prepared.operations if self.prepared.views == 1 else (),
             views=self.prepared.views,
+            places=self.prepared.places(self._rows),
         )
         return spec, iter(batches)
 
@@ -221,9 +222,10 @@ class Trainer:
 
     def _logits(self, features: Any) -> dict[str, Any]:
         """Return the logits as the model gives them in training, at the dropout of this trial."""
-        vector, layer = self._front(features, training=True), self._model.get_layer("dropout")
+        trainable = self.prepared.network.trainable
+        vector, layer = self._front(features, training=True), trainable.get_layer("dropout")
         if layer.rate:
             # As Keras makes its seeds of a generator's state.
             seed = tf.cast(tf.math.floormod(layer.seed_generator.next(), tf.int32.max - 1), tf.int32)
             vector = tf.nn.experimental.stateless_dropout(vector, rate=self._dropout, seed=seed)
-        return {name: self._model.get_layer(f"{name}_logits")(vector) for name in self._weights}
+        return {name: trainable.get_layer(f"{name}_logits")(vector) for name in self._weights}

@@ -251,12 +251,19 @@ def test_bfloat16_is_recorded_and_the_saved_model_is_float32(
     assert keras.saving.load_model(run.folder / "model.keras").get_layer("frozen").output.dtype == "float32"
 
 
+@pytest.mark.parametrize("gigabytes", [20.0, pytest.param(1e-6, marks=pytest.mark.slow)])
 def test_two_devices_train_as_one_does_whatever_the_batch_size(
-    make_config: Callable[..., Config], tmp_path: Path
+    make_config: Callable[..., Config], tmp_path: Path, gigabytes: float
 ) -> None:
-    """Batches of 33 rows, and what remains for the last one, cannot be halved."""
+    """Batches of 33 rows, and what remains for the last one, cannot be halved. With few gigabytes images stream."""
     config = make_config(
-        epochs=2, batch_size=33, dropout=0.0, freeze="block2_pool", precision="float32", features=str(tmp_path / "f1")
+        epochs=2,
+        batch_size=33,
+        dropout=0.0,
+        freeze="block2_pool",
+        precision="float32",
+        features=str(tmp_path / "f1"),
+        features_gb=gigabytes,
     )
     fit(config, "one", root=tmp_path / "runs")
     script = f"""
