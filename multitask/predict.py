@@ -65,7 +65,6 @@ class _Source:
     make: Callable[[], tuple[Predictor, dict[str, str]]]
     again: Callable[[], partial[Any]]
     """Returns what makes the same predictor in another process."""
-    workers: int = 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,7 +96,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             arguments.out,
             id_column=id_column,
             metadata=metadata,
-            workers=source.workers,
             resume=state,
             progress=progress,
             log=log,
@@ -180,8 +178,7 @@ def _of_server(arguments: Arguments, url: str) -> _Source:
     def again() -> partial[Any]:
         raise ConfigError("a server is asked from here", where="--on", fix="Leave --on out, or name --run or --model.")
 
-    # A server batches what arrives together; four requests under way keep it from waiting for us.
-    return _Source(f"the server at {url}", "uuid", None, make, again, workers=4)
+    return _Source(f"the server at {url}", "uuid", None, make, again)
 
 
 if __name__ == "__main__":

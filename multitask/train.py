@@ -31,6 +31,10 @@ class Arguments:
     """With --resume: train the run, finished or not, for so many epochs more than its settings say."""
     folds: int | None = None
     """Cross-validate: train a network per fold, and put them together to one model."""
+    plan: bool = False
+    """Say what it would take, from some images measured on this machine, and train nothing."""
+    plan_images: int | None = None
+    """With --plan: as if there were so many images."""
     on: cli.On = None
     settings: cli.Settings = Config()  # noqa: RUF009
 
@@ -50,11 +54,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if arguments.more_epochs is not None and arguments.resume is None:
         raise ConfigError("goes with --resume", where="--more-epochs", fix="Name the run that shall go on.")
+    if arguments.plan_images is not None and not arguments.plan:
+        raise ConfigError("goes with --plan", where="--plan-images")
     cli.load_tensorflow()
     from multitask.training import fitting, folds
 
     if arguments.resume is None and Path(config.data.labels).is_relative_to(DEMO):
         config = _with_weights_in_reach(config, progress)
+    if arguments.plan:
+        _print_plan(config, arguments, progress)
+        return 0
     with cli.workers(arguments.on, progress) as workers:
         if arguments.resume is not None:
             run = folds.resume(arguments.resume, progress, more_epochs=arguments.more_epochs, workers=workers)
@@ -66,6 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_folds(run)
     _print_results(run)
     return 0
+
+
+def _print_plan(config: Config, arguments: Arguments, progress: Lines) -> None:
+    from multitask.training.planning import make_plan
+
+    plan = make_plan(config, arguments.plan_images, arguments.folds, progress)
+    columns = ["step", "times", "images", "ms each", "time", "GB"]
+    cli.print_table(f"Plan for {plan.images:,} images, by {plan.measured} of them", columns, plan.table())
+    for note in plan.notes:
+        print(note)
 
 
 def _print_folds(run: Run) -> None:

@@ -22,8 +22,9 @@ from multitask.data.archives import Archive
 from multitask.features.augmentation import augment, draw_count
 from multitask.features.dataset import read_images
 from multitask.features.stores import FeatureStore
-from multitask.network import preprocessing
+from multitask.network import hardware, preprocessing
 from multitask.network.model import Network, build_network
+from multitask.parallel import bounded_map
 from multitask.settings import AugmentConfig
 from multitask.spec import ModelSpec
 
@@ -98,15 +99,25 @@ def row_bytes(network: Network) -> int:
 
 def seconds_per_image(network: Network, ids: Sequence[str], archive: Archive, batch_size: int) -> float:
     """Measure how long an image takes from its archive through the frozen side, on some images."""
-    image = network.spec.image
     forward = tf.function(lambda images: network.frozen(images, training=False), reduce_retracing=True)
-    # What is compiled for batches of any size is compiled before the clock runs.
-    for rows in (1, 2, min(batch_size, len(ids))):
-        forward(np.zeros((rows, image.height, image.width, 3), np.uint8))
+
+    def work(some: Sequence[str]) -> None:
+        for _, batch in read_images(some, archive, network.spec.image, batch_size):
+            forward(batch)
+
+    return seconds_each(work, ids)
+
+
+def seconds_each(work: Callable[[Sequence[str]], object], items: Sequence[str]) -> float:
+    """Measure how long work takes for each item, without what it takes to begin."""
+    work(items)
     started = time.monotonic()
-    for _, batch in read_images(ids, archive, image, batch_size):
-        forward(batch)
-    return (time.monotonic() - started) / max(len(ids), 1)
+    work(items[:1])
+    begun = time.monotonic()
+    work(items)
+    took = time.monotonic() - begun
+    # On a busy machine the beginning may look longer than all of it.
+    return max(took - (begun - started), took / 4) / max(len(items) - 1, 1)
 
 
 def open_store(root: Path, network: Network, precision: str) -> FeatureStore:
@@ -138,7 +149,7 @@ def compute_features(
         change: what is done to a batch of pictures, uint8 (batch, height, width, 3), of these digests, before.
     """
     digests = [digest for digest in images if digest not in store]
-    forward = tf.function(lambda batch: frozen(batch, training=False), reduce_retracing=True)
+    forwards = hardware.on_each_device(frozen, lambda model, batch: model(batch, training=False))
     pending: list[tuple[list[str], NDArray[Any]]] = []
     rows_per_chunk = max(batch_size, CHUNK_BYTES // max(store.row_bytes, 1))
     started = time.monotonic()
@@ -148,10 +159,15 @@ def compute_features(
             store.add([digest for part, _ in pending for digest in part], np.concatenate([part for _, part in pending]))
             pending.clear()
 
-    for rows, batch in read_images([images[digest] for digest in digests], archive, image, batch_size):
+    def compute(numbered: tuple[int, Any]) -> tuple[list[str], NDArray[Any]]:
+        number, (rows, batch) = numbered
         names = [digests[row] for row in rows.numpy()]
-        pending.append((names, forward(change(batch, names)).numpy()))
-        advance(len(rows))
+        return names, forwards[number % len(forwards)](change(batch, names)).numpy()
+
+    batches = read_images([images[digest] for digest in digests], archive, image, batch_size)
+    for names, computed in bounded_map(compute, enumerate(batches), len(forwards)):
+        pending.append((names, computed))
+        advance(len(names))
         if sum(len(part) for part, _ in pending) >= rows_per_chunk or time.monotonic() - started > CHUNK_SECONDS:
             flush()
             started = time.monotonic()

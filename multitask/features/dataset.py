@@ -144,16 +144,7 @@ def training_batches(
     """
     count = len(next(iter(labels.values())))
 
-    def epoch_order(epoch: Any) -> Any:
-        if places is None:
-            order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=[seed, epoch])
-        else:
-            order = tf.numpy_function(lambda number: shuffled(places, seed, int(number)), [epoch], tf.int64)
-            order = tf.ensure_shape(order, [count])
-        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
-
-    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
-    rows = _in_parts(epochs.flat_map(epoch_order), parts)
+    rows = _in_parts(_row_batches(count, batch_size, seed, first_epoch, places), parts)
     first = first_epoch * math.ceil(count / batch_size) * parts
 
     def draws(number: Any, rows: int, columns: int) -> Any:
@@ -172,6 +163,21 @@ def training_batches(
 
     known = {name: tf.constant(values) for name, values in labels.items()}
     return _gathered(rows, gather, shape, dtype, known, parts, first, row_of, change)
+
+
+def _row_batches(count: int, batch_size: int, seed: int, first_epoch: int, places: NDArray[np.int64] | None) -> Any:
+    """Batches of row numbers, epoch after epoch without end."""
+
+    def epoch_order(epoch: Any) -> Any:
+        if places is None:
+            order = tf.random.experimental.stateless_shuffle(tf.range(count, dtype=tf.int64), seed=[seed, epoch])
+        else:
+            order = tf.numpy_function(lambda number: shuffled(places, seed, int(number)), [epoch], tf.int64)
+            order = tf.ensure_shape(order, [count])
+        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size)
+
+    epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int32).max)
+    return epochs.flat_map(epoch_order)
 
 
 def shuffled(places: NDArray[np.int64], seed: int, epoch: int) -> NDArray[np.int64]:

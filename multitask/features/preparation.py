@@ -134,6 +134,14 @@ class Prepared:
         return digest.hexdigest()
 
 
+def open_data(config: Config) -> tuple[pd.DataFrame, ModelSpec, Table, Archive]:
+    """Read the label table of a configuration and open its images; say what model they make."""
+    data = config.data
+    frame = read_frame(data.labels, data.query)
+    spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
+    return frame, spec, as_table(frame, data.id_column, spec.tasks, data.labels), open_images(data, frame)
+
+
 def prepare(
     config: Config,
     progress: Progress,
@@ -150,10 +158,7 @@ def prepare(
         workers: who may look at images and compute features beforehand.
     """
     data = config.data
-    frame = read_frame(data.labels, data.query)
-    spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
-    table = as_table(frame, data.id_column, spec.tasks, data.labels)
-    archive = open_images(data, frame)
+    frame, spec, table, archive = open_data(config)
     progress.say(f"labels: {len(table):,} rows in {data.labels}; images: {len(archive):,} in {', '.join(data.images)}")
     precision = hardware.fastest_precision() if config.fit.precision == "auto" else config.fit.precision
     with hardware.strategy().scope():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import os
 import platform
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import keras
 import tensorflow as tf
 
 from multitask.errors import ConfigError
@@ -46,6 +48,36 @@ def strategy() -> Any:
     """Return a MirroredStrategy over several GPUs, else the strategy in force, which is normally that of one device."""
     gpus = tf.config.list_logical_devices("GPU")
     return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+
+
+def devices() -> Sequence[str]:
+    """Return the names of several GPUs; of one device, or none, the one that means wherever TensorFlow likes."""
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    return gpus if len(gpus) > 1 else [""]
+
+
+def on_each_device(model: Any, call: Callable[[Any, Any], Any], signature: Any = None) -> list[Callable[[Any], Any]]:
+    """Return a compiled function of a batch for each device, with weights of its own.
+
+    Args:
+        model: to be copied to each device.
+        call: of the copy and of a batch; what it does beside calling the copy is not bound to the device.
+        signature: of the batch; None compiles for any.
+    """
+
+    def compiled(device: str) -> Callable[[Any], Any]:
+        with tf.device(device):
+            own = keras.models.clone_model(model) if device else model
+        if device:
+            own.set_weights(model.get_weights())
+
+        def placed(*batch: Any, **options: Any) -> Any:
+            with tf.device(device):
+                return own(*batch, **options)
+
+        return tf.function(lambda batch: call(placed, batch), input_signature=signature, reduce_retracing=True)
+
+    return [compiled(device) for device in devices()]
 
 
 def describe() -> dict[str, str]:

@@ -31,6 +31,8 @@ class Predictor(Protocol):
     """Whatever scores image files: a Keras model, a SavedModel, a server."""
 
     spec: ModelSpec
+    workers: int
+    """Calls at once that keep it busy: while one is decoded, another is in the network."""
 
     def predict(self, images: Sequence[bytes]) -> Scores:
         """Score image files, in their order."""

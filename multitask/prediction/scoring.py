@@ -39,7 +39,7 @@ def predict_table(
     *,
     id_column: str = "uuid",
     metadata: Mapping[str, str] | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     resume: str = "",
     progress: Progress = Quiet(),  # noqa: B008
     log: PredictionLog | None = None,
@@ -53,7 +53,7 @@ def predict_table(
         out: the parquet file to write.
         id_column: name of the id column.
         metadata: for the parquet file, e.g. run and model version.
-        workers: batches in work at once; two let one be decoded while the other is in the network.
+        workers: batches in work at once; by default as many as keep the predictor busy.
         resume: says what the answers depend on beside ids and model, e.g. the image files. With it, a run that was
             broken off goes on where it stopped, as long as all of that is the same; "" starts anew.
         progress: where to report.
@@ -161,7 +161,7 @@ def score_rows(
     predictor: Predictor,
     ids: Sequence[str],
     archive: Archive,
-    workers: int = 2,
+    workers: int | None = None,
     advance: Callable[[int], None] = lambda done: None,
     watch: Callable[[int, bytes], None] | None = None,
 ) -> tuple[dict[str, NDArray[np.float32]], list[str]]:
@@ -180,7 +180,8 @@ def score_rows(
         return batch, found
 
     max_pixels = predictor.spec.image.max_pixels
-    for batch, found in bounded_map(answer, _batches(ids, archive, max_pixels, status, advance), workers):
+    batches = _batches(ids, archive, max_pixels, status, advance)
+    for batch, found in bounded_map(answer, batches, workers or predictor.workers):
         rows = np.array([row for row, _ in batch])
         for name, values in found.values.items():
             scores[name][rows[found.ok]] = values[found.ok]

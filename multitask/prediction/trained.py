@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +43,12 @@ class KerasPredictor:
     def __init__(self, network: Network) -> None:
         self.spec: ModelSpec = network.spec
         signature = [tf.TensorSpec([None], tf.string)]
-        self._score = tf.function(lambda files: score_bytes(network, files), input_signature=signature)
+
+        def score(whole: Any, image_bytes: Any) -> dict[str, Any]:
+            return score_bytes(dataclasses.replace(network, whole=whole), image_bytes)
+
+        self._scores = hardware.on_each_device(network.whole, score, signature)
+        self._turn, self.workers = itertools.count(), 2 * len(self._scores)
 
     @classmethod
     def of_run(cls, run: Run, precision: str = "auto") -> KerasPredictor:
@@ -56,5 +63,6 @@ class KerasPredictor:
 
     def predict(self, images: Sequence[bytes]) -> Scores:
         """Score image files; see `Predictor`."""
-        found = {name: value.numpy() for name, value in self._score(tf.constant(list(images), tf.string)).items()}
+        score = self._scores[next(self._turn) % len(self._scores)]
+        found = {name: value.numpy() for name, value in score(tf.constant(list(images), tf.string)).items()}
         return Scores(ok=found.pop("image_ok"), values=found)

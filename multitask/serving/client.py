@@ -44,6 +44,9 @@ class Client:
         RequestRefused: the server has no such model.
     """
 
+    # A server batches what arrives together; so many requests under way keep it from waiting for us.
+    workers = 4
+
     def __init__(
         self, url: str, model: str = "multitask", *, token: str = "", timeout: float = 60.0, patience: float = 60.0
     ) -> None:

@@ -163,6 +163,8 @@ class NativeModel:
 class NativePredictor:
     """Predicts with an exported SavedModel."""
 
+    workers = 2
+
     def __init__(self, directory: str | Path, *, bfloat16: bool = False) -> None:
         self.model = NativeModel(directory, bfloat16=bfloat16)
         self.spec = ModelSpec.load(Path(directory) / SPEC_FILE)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import resource
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -228,6 +230,62 @@ def test_the_longest_unused_store_makes_room_and_one_in_use_never_does(tmp_path:
         os.utime(tmp_path / "held" / "in-use", (0, 0))
         assert make_room(tmp_path, "mine", 2000, 5000) == ["oldest", "older"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["held", "newest"]
+
+
+_ON_DEVICES = """
+import sys
+import numpy as np
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from pathlib import Path
+from multitask.data.archives import open_archive
+from multitask.features.computing import compute_features
+from multitask.features.stores import FeatureStore
+from multitask.network import hardware
+from multitask.prediction.scoring import score_rows
+from multitask.prediction.trained import KerasPredictor
+from tests.features.test_computing import digests, make_network
+folder, count = Path(sys.argv[1]), int(sys.argv[2])
+if count > 1:
+    mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    hardware.strategy = lambda: mirrored
+    names = [device.name for device in tf.config.list_logical_devices("CPU")]
+    hardware.devices = lambda: names
+tf.keras.utils.set_random_seed(0)
+archive = open_archive(folder / "a.zip")
+with hardware.strategy().scope():
+    network = make_network(freeze="block2_pool")
+    predictor = KerasPredictor(network)
+assert predictor.workers == 2 * count
+picture = np.zeros((2, 16, 16, 3), np.uint8)
+for number, call in enumerate(hardware.on_each_device(network.frozen, lambda model, batch: model(batch))):
+    compiled = call.get_concrete_function(picture)
+    places = {op.device for op in compiled.graph.get_operations() if op.type == "Conv2D"}
+    places |= {weights.device for weights in compiled.captured_inputs}
+    assert count == 1 or all(f"CPU:{number}" in place for place in places), places
+rows = digests(archive)
+with FeatureStore(folder / f"f{count}", "key", network.frozen.output.shape[1:], "float32") as store:
+    assert compute_features(store, network.frozen, rows, archive, network.spec.image, 4) == []
+    features = store.gather(list(rows))(np.arange(len(rows)))
+scores, status = score_rows(predictor, list(archive), archive)
+assert set(status) == {"ok"}
+np.savez(folder / f"{count}.npz", features=features, **scores)
+"""
+
+
+def test_two_devices_compute_the_features_and_scores_of_one(tmp_path: Path) -> None:
+    """Logical processors stand for GPUs; the weights of each are its own."""
+    images = {f"{number}.jpg": photo(number) for number in range(40)}
+    write_zip(tmp_path / "a.zip", images)
+    for count in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-c", _ON_DEVICES, str(tmp_path), count], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    one, two = (np.load(tmp_path / f"{count}.npz") for count in ("1", "2"))
+    for name in one.files:
+        np.testing.assert_allclose(two[name], one[name], atol=1e-5)
 
 
 def test_features_beyond_the_budget_beside_those_of_other_images_are_refused_with_the_ways_out(tmp_path: Path) -> None:

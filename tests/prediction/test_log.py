@@ -148,6 +148,8 @@ def test_an_answer_with_the_name_of_a_column_of_the_log_is_refused() -> None:
 class Flat:
     """Answers the same for every image."""
 
+    workers = 2
+
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
 

@@ -32,6 +32,8 @@ from tests.conftest import photo, write_table, write_zip
 class BrightnessPredictor:
     """Scores a picture by its mean colour; a real predictor without a network."""
 
+    workers = 2
+
     def __init__(self, spec: ModelSpec) -> None:
         self.spec, self.batches, self._lock = spec, 0, threading.Lock()
 

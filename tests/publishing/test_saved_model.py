@@ -163,6 +163,8 @@ def test_the_proof_is_in_the_export_and_names_the_model(exported: Path) -> None:
 class _Other:
     """The trained predictor, with one answer changed."""
 
+    workers = 2
+
     def __init__(self, exported: Path, change) -> None:
         self._native = NativePredictor(exported)
         self.spec, self._change = self._native.spec, change
