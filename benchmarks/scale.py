@@ -1,12 +1,14 @@
 """Do cost and memory stay linear and flat at real size? Prints times, peaks and ratios, each from one run.
 
-    python benchmarks/scale.py --fashion DIR       # all parts, 15 minutes on two cores; DIR holds the idx files
+    python benchmarks/scale.py --fashion DIR       # all parts, 25 minutes on two cores; DIR holds the idx files
     python benchmarks/scale.py rows hashes         # some parts; these two need no data
 
 - whole: the recipe fashion.toml on all 70,000 images from nothing to the report, against the sum of what cannot be
   avoided: decoding every image once, and plain Keras fitting the same network for as many epochs in memory.
 - images: 10,000, 30,000 and 100,000 PNGs in a zip, one epoch each: seconds per further image and peak memory. Images
   beyond the 70,000 are others upside down.
+- stream: 10,000 and 70,000 PNGs in a zip, two epochs of a MobileNet (0.25) whose features are not kept, so that every
+  epoch reads all images and sends them through the frozen side: seconds per further image and peak memory.
 - rows: a million rows with 60 labels, no images: read, checked and divided.
 - hashes: a million hashes with a thousand pairs that differ in up to 10 bits: how many pairs are found, and what else.
 
@@ -37,6 +39,7 @@ import pandas as pd
 RECIPE = ROOT / "model_training/recipes/fashion.toml"
 IMAGES = "*-images-idx3-ubyte.gz"
 COUNTS = (10_000, 30_000, 100_000)
+STREAMED = (10_000, 70_000)
 ROWS, LABELS = 1_000_000, 60
 HASHES, PAIRS = 1_000_000, 1_000
 
@@ -44,7 +47,7 @@ HASHES, PAIRS = 1_000_000, 1_000
 def main() -> None:
     """Measure the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["whole", "images", "rows", "hashes"])
+    parser.add_argument("parts", nargs="*", default=["whole", "images", "stream", "rows", "hashes"])
     parser.add_argument("--fashion", type=Path)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -58,7 +61,7 @@ def main() -> None:
             elif arguments.fashion is None or not list(arguments.fashion.glob(IMAGES)):
                 print(f"{part}: skipped, no {IMAGES} in --fashion {arguments.fashion}")
             else:
-                {"whole": _whole, "images": _images}[part](arguments.fashion.resolve(), Path(name))
+                {"whole": _whole, "images": _images, "stream": _stream}[part](arguments.fashion.resolve(), Path(name))
 
 
 def _whole(fashion: Path, folder: Path) -> None:
@@ -127,6 +130,21 @@ def _images(fashion: Path, folder: Path) -> None:
         before = (count, found["seconds"])
         print(f"images: {count:9,}  {1000 * rates[-1]:6.2f} ms per further image  peak {found['mb']:,.0f} MB")
     print(f"  ratio of time per further image, last to second: {rates[-1] / rates[1]:.2f}")
+
+
+def _stream(fashion: Path, folder: Path) -> None:
+    network = ["--backbone", "mobilenet", "--model.backbone-options", "alpha", "0.25", "--weights", "random"]
+    network += ["--freeze", "conv_pw_3_relu", "--data.features-gb", "1e-6"]
+    found = []
+    for count in STREAMED:
+        _write_zip(fashion, folder, count)
+        command = ["-m", "multitask.train", "--config", str(RECIPE), "--labels", str(folder / "t.parquet"), *network]
+        command += ["--images", str(folder / "a.zip"), "--epochs", "2", "--name", f"s{count}"]
+        found.append(_run(command, folder))
+        print(f"stream: {count:9,}  {found[-1]['seconds']:.0f} s in all  peak {found[-1]['mb']:,.0f} MB", flush=True)
+    few, many = found
+    further = (many["seconds"] - few["seconds"]) / (STREAMED[1] - STREAMED[0])
+    print(f"  {1000 * further:.2f} ms per further image; ratio of peaks {many['mb'] / few['mb']:.2f}")
 
 
 def _write_zip(fashion: Path, folder: Path, count: int) -> None:

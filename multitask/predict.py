@@ -6,6 +6,7 @@ In place of the table may stand a picture, or a folder or an archive of pictures
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -42,8 +43,8 @@ class Arguments:
     """Model server that predicts instead, e.g. http://localhost:8501."""
     token: str = ""
     """Bearer token for --url; by default $MULTITASK_TOKEN."""
-    out: Path = Path("predictions.parquet")
-    """File to write."""
+    out: str = "predictions.parquet"
+    """File to write; with / at its end a folder of parts of 65,536 rows. Also in an object store: s3://bucket/new/."""
     id_column: str | None = None
     """Column of the table that holds the image id; by default that of the run, else uuid."""
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -75,10 +76,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     from multitask.data.sources import open_rows
     from multitask.prediction.log import PredictionLog
     from multitask.prediction.scoring import BLOCK_ROWS, fill_blocks, predict_table
+    from multitask.prediction.writing import deliver
 
     source = _source(arguments)
     id_column = arguments.id_column or source.id_column
-    progress = Lines()
+    progress, out = Lines(), _local(arguments.out)
     ids, archive = open_rows(arguments.table, id_column, arguments.images, source.trained_on)
     with archive, contextlib.ExitStack() as stack:
         log = stack.enter_context(PredictionLog(arguments.log, arguments.log_gb)) if arguments.log else None
@@ -87,22 +89,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         state = archive.fingerprint(ids)
         with cli.workers(arguments.on, progress) as workers:
             if arguments.on:
-                fill = partial(fill_blocks, source.again(), ids, archive, arguments.out, metadata, state)
+                fill = partial(fill_blocks, source.again(), ids, archive, out, metadata, state)
                 workers.share(fill, range(0, len(ids), BLOCK_ROWS), "predicting blocks", 1)
         statuses = predict_table(
             predictor,
             ids,
             archive,
-            arguments.out,
+            out,
             id_column=id_column,
+            in_parts=arguments.out.endswith("/"),
             metadata=metadata,
             resume=state,
             progress=progress,
             log=log,
         )
+    if "://" in arguments.out:
+        deliver(out, arguments.out)
     rows = [[status, f"{count:,}"] for status, count in statuses.most_common()]
-    cli.print_table(f"{arguments.out}: {len(ids):,} rows", ["status", "rows"], rows)
+    cli.print_table(f"{hide_secrets(arguments.out)}: {len(ids):,} rows", ["status", "rows"], rows)
     return 0
+
+
+def _local(out: str) -> Path:
+    """Return where the table is written; one for an object store is written here first.
+
+    Raises:
+        ConfigError: a folder of parts would replace a file, or a folder that is none of parts.
+    """
+    if "://" in out:
+        return Path(f".predictions-{hashlib.sha256(out.encode()).hexdigest()[:16]}.parquet")
+    place = Path(out)
+    is_ours = not place.exists() or (place.is_dir() and ((place / "_SUCCESS").is_file() or not any(place.iterdir())))
+    if out.endswith("/") and not is_ours:
+        raise ConfigError(
+            "is not a folder of predictions, and would be replaced", where=f"--out {out}", fix="Choose another folder."
+        )
+    return place
 
 
 def _source(arguments: Arguments) -> _Source:

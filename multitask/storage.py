@@ -16,7 +16,7 @@ from multitask.errors import RunError
 
 @contextlib.contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` if the block succeeds, else remove it.
+    """Yield a temporary path in the same folder; rename file or folder to `path` if the block succeeds, else remove it.
 
     The suffix is kept, since several writers choose their format by it. `os.replace` is atomic within a file system,
     so a reader sees the old file or the new one and a kill leaves at most a hidden `.name.*` file behind.
@@ -26,7 +26,10 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     try:
         yield temporary
-        os.replace(temporary, path)
+        if temporary.is_dir():
+            replace_directory(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)

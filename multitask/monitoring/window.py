@@ -65,7 +65,7 @@ def read_window(
 
     Args:
         spec: of the run that they are held against.
-        places: prediction tables and folders of logs.
+        places: prediction tables, files or folders of parts, and folders of logs.
         archive: images of the tables, which are then measured.
         days: of a log, only the last so many days, today included.
         progress: where to report.
@@ -76,10 +76,11 @@ def read_window(
     notes: list[str] = []
     drawn = _Drawn(spec)
     for place in map(Path, places):
-        if place.is_dir():
+        tables = sorted(place.glob("part-*.parquet")) if place.is_dir() else [place]
+        if not tables:
             _read_log(drawn, place, days, notes)
-        else:
-            _read_table(drawn, place, days, notes)
+        for table in tables:
+            _read_table(drawn, table, days, notes)
     if not drawn.rows:
         raise TableError("there is no prediction in it", where=", ".join(places), fix="Predict first.")
     frame = drawn.frame()

@@ -39,6 +39,7 @@ def predict_table(
     *,
     id_column: str = "uuid",
     metadata: Mapping[str, str] | None = None,
+    in_parts: bool = False,
     workers: int | None = None,
     resume: str = "",
     progress: Progress = Quiet(),  # noqa: B008
@@ -50,9 +51,10 @@ def predict_table(
         predictor: answers for image files.
         ids: of the test table, repeated ids included.
         archive: where the image files are.
-        out: the parquet file to write.
+        out: the parquet file to write, or the folder of parts.
         id_column: name of the id column.
         metadata: for the parquet file, e.g. run and model version.
+        in_parts: is it a folder?
         workers: batches in work at once; by default as many as keep the predictor busy.
         resume: says what the answers depend on beside ids and model, e.g. the image files. With it, a run that was
             broken off goes on where it stopped, as long as all of that is the same; "" starts anew.
@@ -67,7 +69,7 @@ def predict_table(
     parts = _Parts(out, _depends(predictor.spec, ids, metadata or {}, resume), resume)
     statuses: Counter[str] = Counter()
     with (
-        PredictionWriter(out, predictor.spec, id_column, metadata or {}) as writer,
+        PredictionWriter(out, predictor.spec, id_column, metadata or {}, in_parts=in_parts) as writer,
         progress.track("predicting", len(ids)) as advance,
     ):
         for start in range(0, len(ids), BLOCK_ROWS):

@@ -1,19 +1,23 @@
-"""The prediction table: its columns, and its writer; the file appears when all went well, else not at all."""
+"""The prediction table: its columns, and its writer; file or folder appears when all went well, else not at all."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from multitask.data.containers import explaining
 from multitask.errors import TableError
 from multitask.prediction.decisions import DECISIONS
+from multitask.privacy import HIDDEN, hide_secrets
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
 
@@ -36,30 +40,78 @@ def prediction_schema(spec: ModelSpec, id_column: str) -> pa.Schema:
     return pa.schema(fields)
 
 
+# Of a folder of parts: few megabytes each, and few enough files for a billion rows.
+PART_ROWS = 1 << 16
+SUCCESS = "_SUCCESS"
+
+
 class PredictionWriter(contextlib.AbstractContextManager["PredictionWriter"]):
-    """Writes a prediction table block by block; the file appears when all went well, else not at all.
+    """Writes a prediction table block by block; it appears when all went well, else not at all.
 
     Args:
-        path: the parquet file.
+        path: the parquet file; or a folder, for parts of PART_ROWS rows in their order.
         spec: the model; its JSON, with class order and thresholds, goes into the metadata as `multitask.spec`.
         id_column: name of the id column.
         metadata: more of it, e.g. run and model version.
+        in_parts: is it a folder?
     """
 
-    def __init__(self, path: str | Path, spec: ModelSpec, id_column: str, metadata: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        spec: ModelSpec,
+        id_column: str,
+        metadata: Mapping[str, str],
+        *,
+        in_parts: bool = False,
+    ) -> None:
         self.spec = spec
         facts = {**metadata, "multitask.spec": spec.model_dump_json()}
         self.schema = prediction_schema(spec, id_column).with_metadata(facts)
-        self._stack = contextlib.ExitStack()
-        temporary = self._stack.enter_context(replacing(path))
-        self._writer = self._stack.enter_context(pq.ParquetWriter(temporary, self.schema))
+        self._stack, self._rows, self._in_parts = contextlib.ExitStack(), 0, in_parts
+        self._place = self._stack.enter_context(replacing(path))
+        if in_parts:
+            self._place.mkdir()
+        self._writer = self._open()
 
     def __exit__(self, *error: Any) -> bool | None:
+        self._writer.close()
+        if self._in_parts:
+            (self._place / SUCCESS).touch()
         return self._stack.__exit__(*error)
 
+    def _open(self) -> pq.ParquetWriter:
+        part = f"part-{self._rows // PART_ROWS:06d}.parquet"
+        return pq.ParquetWriter(self._place / part if self._in_parts else self._place, self.schema)
+
     def write(self, ids: Sequence[str], scores: Mapping[str, NDArray[np.float32]], status: Sequence[str]) -> None:
-        """Append rows; see `prediction_rows`."""
+        """Append at most PART_ROWS rows; see `prediction_rows`."""
+        if self._in_parts and self._rows and self._rows % PART_ROWS == 0:
+            self._writer.close()
+            self._writer = self._open()
         self._writer.write_table(prediction_rows(self.spec, self.schema, ids, scores, status))
+        self._rows += len(ids)
+
+
+def deliver(place: Path, address: str) -> None:
+    """Move a written table, file or folder, to an object store; see pyarrow.fs for addresses and credentials.
+
+    A file is there whole or not at all. Of a folder, parts of an earlier table go first, and `_SUCCESS` comes last.
+
+    Raises:
+        ArchiveError: nothing can be written there; the table stays where it is.
+    """
+    with explaining(hide_secrets(address), f"the place for {place}"):
+        filesystem, target = pyarrow.fs.FileSystem.from_uri(address.replace(f":{HIDDEN}@", "@", 1))
+        if place.is_dir():
+            filesystem.create_dir(target)
+            filesystem.delete_dir_contents(target)
+        for path in sorted(place.glob("part-*")) if place.is_dir() else [place]:
+            name = f"{target.rstrip('/')}/{path.name}" if place.is_dir() else target
+            pyarrow.fs.copy_files(str(path), name, destination_filesystem=filesystem)
+        if place.is_dir():
+            filesystem.open_output_stream(f"{target.rstrip('/')}/{SUCCESS}").close()
+    shutil.rmtree(place) if place.is_dir() else place.unlink()
 
 
 def prediction_rows(

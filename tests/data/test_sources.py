@@ -38,6 +38,7 @@ from multitask.data.tables import as_table, read_table
 from multitask.demo.probe import encode
 from multitask.errors import ArchiveError, TableError
 from multitask.exploration.survey import survey
+from multitask.prediction.writing import deliver
 from multitask.progress import Lines
 from multitask.spec import Task
 from multitask.training.fitting import fit
@@ -491,6 +492,17 @@ def put(url: str, data: bytes) -> None:
     filesystem, path = pyarrow.fs.FileSystem.from_uri(url)
     with filesystem.open_output_stream(path) as stream:
         stream.write(data)
+
+
+def test_tables_are_delivered_to_an_object_store(bucket: Callable[[str], str], tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for number in range(2):
+        FRAME.to_parquet(tmp_path / f"parts/part-{number:06d}.parquet")
+    FRAME.to_parquet(tmp_path / "one.parquet")
+    deliver(tmp_path / "parts", bucket("told/"))
+    deliver(tmp_path / "one.parquet", bucket("one.parquet"))
+    assert read_frame(bucket("told"))["uuid"].tolist() == 2 * FRAME["uuid"].tolist()
+    assert read_frame(bucket("one.parquet"))["uuid"].tolist() == FRAME["uuid"].tolist()
 
 
 def test_tables_and_archives_are_read_from_an_object_store(bucket: Callable[[str], str], tmp_path: Path) -> None:

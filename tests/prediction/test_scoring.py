@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -18,12 +19,15 @@ from multitask.audit.inspection import explain_unreadable
 from multitask.audit.rows import audit_rows
 from multitask.data.archives import open_archive
 from multitask.data.tables import read_table
+from multitask.errors import ArchiveError
 from multitask.network.model import load_network
 from multitask.network.preprocessing import preprocess
 from multitask.prediction import scoring as prediction
+from multitask.prediction import writing
 from multitask.prediction.protocol import Predictor, Scores
 from multitask.prediction.scoring import predict_table
 from multitask.prediction.trained import KerasPredictor
+from multitask.prediction.writing import deliver
 from multitask.runs import Run
 from multitask.spec import ModelSpec, Task
 from tests.conftest import photo, write_table, write_zip
@@ -110,6 +114,47 @@ def test_blocks_do_not_change_the_answers(
         predict_table(predictor, ids, archive, tmp_path / "many.parquet")
     one, many = (pd.read_parquet(tmp_path / f"{name}.parquet") for name in ("one", "many"))
     pd.testing.assert_frame_equal(one, many)
+
+
+def test_parts_together_are_the_file_and_replace_earlier_ones_whole(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(writing, "PART_ROWS", 16)
+    members = {f"{number}.jpg": photo(number) for number in range(20)}
+    ids = [str(number % 20) for number in range(50)][::-1]
+    with open_archive(write_zip(tmp_path / "a.zip", members)) as archive:
+        predict_table(predictor, ids, archive, tmp_path / "one.parquet")
+        predict_table(predictor, [*ids, *ids], archive, tmp_path / "parts", in_parts=True)
+        assert len(list((tmp_path / "parts").glob("part-*.parquet"))) == 7
+        predict_table(predictor, ids, archive, tmp_path / "parts", in_parts=True)
+        with pytest.raises(Broken):
+            predict_table(BreakingPredictor(predictor.spec, 2), ids, archive, tmp_path / "parts", in_parts=True)
+    names = sorted(path.name for path in (tmp_path / "parts").iterdir())
+    assert names == ["_SUCCESS", *(f"part-{number:06d}.parquet" for number in range(4))]
+    frames = [pd.read_parquet(tmp_path / "parts" / name) for name in names[1:]]
+    assert [len(frame) for frame in frames] == [16, 16, 16, 2]
+    pd.testing.assert_frame_equal(pd.concat(frames, ignore_index=True), pd.read_parquet(tmp_path / "one.parquet"))
+    assert pq.read_schema(tmp_path / "parts" / names[1]).metadata == pq.read_schema(tmp_path / "one.parquet").metadata
+
+
+def test_a_table_is_delivered_whole_and_stays_where_it_is_if_nobody_takes_it(
+    tmp_path: Path, predictor: Predictor
+) -> None:
+    with open_archive(write_zip(tmp_path / "a.zip", {"a.jpg": photo(0)})) as archive:
+        predict_table(predictor, ["a"], archive, tmp_path / "one.parquet")
+        predict_table(predictor, ["a"], archive, tmp_path / "parts", in_parts=True)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/part-000009.parquet").write_text("old")
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ArchiveError, match="place for"):
+        deliver(tmp_path / "one.parquet", f"file://{tmp_path}/file/one.parquet")
+    deliver(tmp_path / "one.parquet", f"file://{tmp_path}/there.parquet")
+    deliver(tmp_path / "parts", f"file://{tmp_path}/taken/")
+    assert pd.read_parquet(tmp_path / "there.parquet")["uuid"].tolist() == ["a"]
+    assert sorted(path.name for path in (tmp_path / "taken").iterdir()) == ["_SUCCESS", "part-000000.parquet"]
+    assert not (tmp_path / "one.parquet").exists()
+    assert not (tmp_path / "parts").exists()
 
 
 def test_a_compressed_tar_is_read_once_per_block(tmp_path: Path, predictor: Predictor) -> None:
