@@ -1,6 +1,6 @@
 """Do cost and memory stay linear and flat at real size? Prints times, peaks and ratios, each from one run.
 
-    python benchmarks/scale.py --fashion DIR       # all parts, 25 minutes on two cores; DIR holds the idx files
+    python benchmarks/scale.py --fashion DIR       # all parts, 30 minutes on two cores; DIR holds the idx files
     python benchmarks/scale.py rows hashes         # some parts; these two need no data
 
 - whole: the recipe fashion.toml on all 70,000 images from nothing to the report, against the sum of what cannot be
@@ -9,6 +9,7 @@
   beyond the 70,000 are others upside down.
 - stream: 10,000 and 70,000 PNGs in a zip, two epochs of a MobileNet (0.25) whose features are not kept, so that every
   epoch reads all images and sends them through the frozen side: seconds per further image and peak memory.
+- cluster: 20,000 and 200,000 rows predicted on Ray, in parts; peak memory of the driver.
 - rows: a million rows with 60 labels, no images: read, checked and divided.
 - hashes: a million hashes with a thousand pairs that differ in up to 10 bits: how many pairs are found, and what else.
 
@@ -40,6 +41,7 @@ RECIPE = ROOT / "model_training/recipes/fashion.toml"
 IMAGES = "*-images-idx3-ubyte.gz"
 COUNTS = (10_000, 30_000, 100_000)
 STREAMED = (10_000, 70_000)
+PREDICTED = (20_000, 200_000)
 ROWS, LABELS = 1_000_000, 60
 HASHES, PAIRS = 1_000_000, 1_000
 
@@ -47,7 +49,7 @@ HASHES, PAIRS = 1_000_000, 1_000
 def main() -> None:
     """Measure the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["whole", "images", "stream", "rows", "hashes"])
+    parser.add_argument("parts", nargs="*", default=["whole", "images", "stream", "cluster", "rows", "hashes"])
     parser.add_argument("--fashion", type=Path)
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -61,7 +63,7 @@ def main() -> None:
             elif arguments.fashion is None or not list(arguments.fashion.glob(IMAGES)):
                 print(f"{part}: skipped, no {IMAGES} in --fashion {arguments.fashion}")
             else:
-                {"whole": _whole, "images": _images, "stream": _stream}[part](arguments.fashion.resolve(), Path(name))
+                OF_FASHION[part](arguments.fashion.resolve(), Path(name))
 
 
 def _whole(fashion: Path, folder: Path) -> None:
@@ -145,6 +147,23 @@ def _stream(fashion: Path, folder: Path) -> None:
     few, many = found
     further = (many["seconds"] - few["seconds"]) / (STREAMED[1] - STREAMED[0])
     print(f"  {1000 * further:.2f} ms per further image; ratio of peaks {many['mb'] / few['mb']:.2f}")
+
+
+def _cluster(fashion: Path, folder: Path) -> None:
+    _write_zip(fashion, folder, 10_000)
+    command = ["-m", "multitask.train", "--config", str(RECIPE), "--labels", str(folder / "t.parquet")]
+    _run([*command, "--images", str(folder / "a.zip"), "--epochs", "1", "--name", "c"], folder)
+    peaks = []
+    for count in PREDICTED:
+        ids = (np.arange(count) % 10_000).astype(str)
+        pd.DataFrame({"uuid": ids}).to_parquet(folder / "rows.parquet")
+        command = ["-m", "multitask.predict", "rows.parquet", "--run", "c", "--on", "ray", "--out", f"p{count}/"]
+        found = _run(command, folder)
+        told = pd.read_parquet(folder / f"p{count}", columns=["uuid"])["uuid"]
+        peaks.append(found["mb"])
+        print(f"cluster: {count:9,}  {found['seconds']:.0f} s  peak of the driver {found['mb']:,.0f} MB", flush=True)
+        print(f"  every row once, in order: {told.tolist() == ids.tolist()}")
+    print(f"  ratio of peaks {peaks[1] / peaks[0]:.2f}")
 
 
 def _write_zip(fashion: Path, folder: Path, count: int) -> None:
@@ -245,6 +264,7 @@ def _run(command: list[str], folder: Path) -> dict[str, float]:
     return {"seconds": time.monotonic() - started, "mb": usage.ru_maxrss / 1024}
 
 
+OF_FASHION = {"whole": _whole, "images": _images, "stream": _stream, "cluster": _cluster}
 CHILDREN = {"bare": _bare, "rows": _rows, "hashes": _hashes}
 
 

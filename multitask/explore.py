@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from multitask import cli
 from multitask.config import Config
 from multitask.progress import Lines
+from multitask.workers import Workers
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Arguments:
     """Show what the [[augment]] tables of the configuration do to some photos, and nothing else."""
     out: Path | None = None
     """Folder for report, audit.json and quarantine.parquet; by default model_training/audits/TABLE."""
+    on: cli.On = None
     settings: cli.Settings = Config()  # noqa: RUF009
 
 
@@ -37,7 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     out = arguments.out or audit_cache(config.data) / Location.of_table(config.data.labels).stem
     if arguments.augment:
         return _print_contact_sheet(config, out)
-    found = survey(config, out, Lines())
+    with cli.workers(arguments.on, Lines()) as workers:
+        found = survey(config, out, Lines(), workers)
+        errors = _label_errors(config, out, workers) if arguments.label_errors else None
     rows = [
         [name, task["kind"], f"{task['rows_with_label']:,}", baseline.replace("_", " "), f"{value:.3f}"]
         for name, task in found.facts["tasks"].items()
@@ -48,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in found.facts["advice"]:
         print(f"  {line}")
     print(f"report: {out / 'report.html'}")
-    if arguments.label_errors:
-        _print_label_errors(config, out)
+    if errors is not None:
+        _print_label_errors(errors, out)
     return 0
 
 
@@ -61,12 +69,16 @@ def _print_contact_sheet(config: Config, out: Path) -> int:
     return 0
 
 
-def _print_label_errors(config: Config, out: Path) -> None:
+def _label_errors(config: Config, out: Path, workers: Workers) -> pd.DataFrame:
     cli.load_tensorflow()
-    from multitask.exploration.label_errors import WEAK
     from multitask.exploration.relabelling import write_label_errors
 
-    found = write_label_errors(config, out, Lines())
+    return write_label_errors(config, out, Lines(), workers)
+
+
+def _print_label_errors(found: pd.DataFrame, out: Path) -> None:
+    from multitask.exploration.label_errors import WEAK
+
     groups = found.groupby(["task", "label"], sort=False)[["suspicious", "agreement"]]
     counts = groups.agg({"suspicious": "sum", "agreement": "first"})
     rows = [[task, label, f"{count:,}", f"{share:.0%}"] for (task, label), count, share in counts.itertuples()]

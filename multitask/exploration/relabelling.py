@@ -15,6 +15,7 @@ from multitask.features.preparation import Prepared, prepare
 from multitask.progress import Progress, Quiet
 from multitask.storage import replacing
 from multitask.style import CSS
+from multitask.workers import Nobody, Workers
 
 SHOWN = 24
 
@@ -44,9 +45,13 @@ def write_label_errors(
     config: Config,
     out: Path,
     progress: Progress = Quiet(),  # noqa: B008
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> pd.DataFrame:
-    """Write label_errors.csv and label_errors.html into `out`; return what `find_label_errors` found."""
-    prepared = prepare(config, progress)
+    """Write label_errors.csv and label_errors.html into `out`; return what `find_label_errors` found.
+
+    `workers` may look at images and compute features beforehand.
+    """
+    prepared = prepare(config, progress, workers=workers)
     found = find_label_errors(prepared, config.fit.seed, progress)
     with replacing(out / "label_errors.csv") as path:
         found[found["suspicious"]].drop(columns="suspicious").to_csv(path, index=False)

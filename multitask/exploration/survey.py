@@ -28,16 +28,18 @@ from multitask.progress import Progress, Quiet
 from multitask.spec import ModelSpec
 from multitask.storage import replacing
 from multitask.style import save_plots
+from multitask.workers import Nobody, Workers
 
 
 def survey(
     config: Config,
     out: Path,
     progress: Progress = Quiet(),  # noqa: B008
+    workers: Workers = Nobody(),  # noqa: B008
 ) -> Exploration:
     """Write audit.json, images.parquet (what each row's image looks like), quarantine.parquet, plots and report.html.
 
-    Without images the table alone is looked at, and that is said.
+    Without images the table alone is looked at, and that is said. `workers` may look at images beforehand.
 
     Raises:
         TableError: the label table cannot be read.
@@ -47,7 +49,7 @@ def survey(
     spec = config.model_spec(settle_classes(frame, config.tasks, data.labels))
     table = as_table(frame, data.id_column, spec.tasks, data.labels)
     archive = _archive(config, frame, progress)
-    audit = None if archive is None else _audit(table, spec, archive, config, progress)
+    audit = None if archive is None else _audit(table, spec, archive, config, progress, workers)
     reasons = np.where(table.ids == "", "no id", "").astype(object) if audit is None else audit.reasons
     orphans = [] if archive is None else archive.without_row(table.ids)
     groups, parts = _split(table, spec, audit, reasons, config)
@@ -66,7 +68,9 @@ def _archive(config: Config, frame: pd.DataFrame, progress: Progress) -> Archive
         return None
 
 
-def _audit(table: Table, spec: ModelSpec, archive: Archive, config: Config, progress: Progress) -> Audit:
+def _audit(
+    table: Table, spec: ModelSpec, archive: Archive, config: Config, progress: Progress, workers: Workers
+) -> Audit:
     with progress.track("looking at images", len(set(table.ids))) as advance:
         audit = audit_rows(
             table,
@@ -76,6 +80,7 @@ def _audit(table: Table, spec: ModelSpec, archive: Archive, config: Config, prog
             audit_cache(config.data),
             advance,
             config.data.near_duplicates,
+            workers,
         )
     progress.say(f"images: {audit.looked:,} looked at, {len(set(table.ids)) - audit.looked:,} known from before")
     return audit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -87,6 +88,23 @@ def test_a_prediction_with_a_killed_process_is_the_file_of_one_process(
     assert killed, "a process was killed"
     assert (tmp_path / "shared.parquet").read_bytes() == (tmp_path / "alone.parquet").read_bytes()
     assert not list(tmp_path.glob(".*"))
+
+
+def test_a_data_set_is_looked_at_elsewhere_and_nothing_is_left_to_look_at_here(
+    cluster: None, make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    from multitask import explore
+
+    config = make_config(features=str(tmp_path / "features"))
+    config.save(tmp_path / "c.toml")
+    flags = ["--config", str(tmp_path / "c.toml")]
+    assert explore.main([*flags, "--out", str(tmp_path / "shared"), "--on", "ray"]) == 0
+    [written] = (path for path in tmp_path.rglob("looks-*") if path.is_dir())
+    before = sorted(written.iterdir())
+    assert explore.main([*flags, "--out", str(tmp_path / "alone")]) == 0
+    assert sorted(written.iterdir()) == before
+    one, other = (json.loads((tmp_path / name / "audit.json").read_text()) for name in ("shared", "alone"))
+    assert one == other
 
 
 def test_folds_trained_elsewhere_make_the_same_model(
