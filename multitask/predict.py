@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("--log and --on exclude each other", where="command line", fix="Log where images are read.")
     from multitask.data.sources import open_rows
     from multitask.prediction.log import PredictionLog
-    from multitask.prediction.scoring import BLOCK_ROWS, fill_blocks, predict_table
+    from multitask.prediction.scoring import block_key, blocks_of, fill_blocks, predict_table
     from multitask.prediction.writing import deliver
 
     source = _source(arguments)
@@ -89,8 +89,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         state = archive.fingerprint(ids)
         with cli.workers(arguments.on, progress) as workers:
             if arguments.on:
-                fill = partial(fill_blocks, source.again(), ids, archive, out, metadata, state)
-                workers.share(fill, range(0, len(ids), BLOCK_ROWS), "predicting blocks", 1)
+                key = block_key(predictor.spec, ids, metadata, state)
+                fill = partial(fill_blocks, source.again(), archive, out, key)
+                workers.share(fill, blocks_of(ids), "predicting blocks", 1)
         statuses = predict_table(
             predictor,
             ids,

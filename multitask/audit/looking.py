@@ -69,7 +69,9 @@ def look_at_all(
 
 def _fill(archive: Archive, max_pixels: int, cache: Path, names: list[str]) -> None:
     """Look at some images in another process, for whoever asks the cache for them."""
-    look_at_all(names, archive, max_pixels, cache, lambda done: None)
+    saver = _Saver(LookStore(cache), [_key(archive, name, max_pixels) for name in names])
+    _look(names, np.arange(len(names)), archive, max_pixels, saver, lambda done: None)
+    saver.finish()
 
 
 def _look(

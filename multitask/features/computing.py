@@ -82,7 +82,7 @@ def fill_store(
     """Compute features of some images, digest or name of a view and id, in another process than needs them."""
     network = _network(spec.model_dump_json(), precision)
     change = change_by_name(operations) if operations else lambda batch, names: batch
-    with open_store(root, network, precision) as store:
+    with open_store(root, network, precision, to_add=True) as store:
         compute_features(store, network.frozen, dict(images), archive, spec.image, batch_size, change=change)
 
 
@@ -120,10 +120,10 @@ def seconds_each(work: Callable[[Sequence[str]], object], items: Sequence[str]) 
     return max(took - (begun - started), took / 4) / max(len(items) - 1, 1)
 
 
-def open_store(root: Path, network: Network, precision: str) -> FeatureStore:
+def open_store(root: Path, network: Network, precision: str, *, to_add: bool = False) -> FeatureStore:
     """Open the store of a network below the folder of all stores."""
     output = network.frozen.output
-    return FeatureStore(root, store_key(network, precision), tuple(output.shape[1:]), str(output.dtype))
+    return FeatureStore(root, store_key(network, precision), tuple(output.shape[1:]), str(output.dtype), to_add=to_add)
 
 
 def compute_features(

@@ -39,9 +39,10 @@ class FeatureStore:
         key: from `store_key`.
         shape: of one row's features.
         dtype: uint8, float32, float16 or bfloat16.
+        to_add: only adds: what is there is not read.
     """
 
-    def __init__(self, root: Path, key: str, shape: tuple[int, ...], dtype: str) -> None:
+    def __init__(self, root: Path, key: str, shape: tuple[int, ...], dtype: str, *, to_add: bool = False) -> None:
         self.directory, self.name, self.shape = root / key, key, shape
         self.dtype = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
         try:
@@ -56,12 +57,13 @@ class FeatureStore:
                 fix="Name a folder that can be written.",
             ) from None
         fcntl.flock(self._lock, fcntl.LOCK_SH)
-        self._join_chunks()
+        if not to_add:
+            self._join_chunks()
         self._chunks: list[_Chunk] = []
         # Rows count through all chunks, in the order in which they were opened.
         self._starts: list[int] = [0]
         self._rows: dict[str, int] = {}
-        for listing in self._listings():
+        for listing in [] if to_add else self._listings():
             self._open_chunk(listing)
 
     def __enter__(self) -> FeatureStore:

@@ -6,6 +6,7 @@ All of them see the same files at the same places. The cluster is that of $RAY_A
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
@@ -21,6 +22,10 @@ from multitask.progress import Progress
 
 # A share is given up when so many processes in turn died of it.
 _TRIES = 3
+# Shares that wait for each core beside the one it works on: enough that none is idle, few to hold and to lose.
+_WAITING = 3
+# More items than make so many shares go into larger ones: the driver starts some hundred a second.
+MOST_SHARES = 100_000
 # How long a cluster may take to let somebody in.
 _PATIENCE_S = 10.0
 
@@ -70,18 +75,28 @@ class RayWorkers:
 
     def share(self, function: Callable[[list[Any]], Any], items: Sequence[Any], title: str, size: int) -> list[Any]:
         """Do all items on the cluster; a share whose process was killed is done again elsewhere."""
-        parts = [list(items[start : start + size]) for start in range(0, len(items), size)]
+        size = max(size, -(-len(items) // MOST_SHARES))
+        starts = range(0, len(items), size)
         task = ray.remote(num_cpus=1, num_gpus=self._gpus(), max_retries=_TRIES)(_in_place)
-        function_ref = ray.put(function)
-        waiting = {task.remote(os.getcwd(), function_ref, part): at for at, part in enumerate(parts)}
-        found: list[Any] = [None] * len(parts)
+        function_ref, folder = ray.put(function), os.getcwd()
+        waiting: dict[Any, int] = {}
+        found: list[Any] = [None] * len(starts)
+        coming = iter(enumerate(starts))
         with self._progress.track(f"{title} on the cluster", len(items)) as advance:
-            while waiting:
-                [done], _ = ray.wait(list(waiting), num_returns=1)
-                at = waiting.pop(done)
-                found[at] = self._result(done)
-                advance(len(parts[at]))
-        return found
+            while True:
+                # A cluster may grow meanwhile.
+                for at, start in itertools.islice(coming, max(self._room() - len(waiting), 0)):
+                    waiting[task.remote(folder, function_ref, list(items[start : start + size]))] = at
+                if not waiting:
+                    return found
+                done, _ = ray.wait(list(waiting), num_returns=1)
+                for share in done:
+                    at = waiting.pop(share)
+                    found[at] = self._result(share)
+                    advance(min(size, len(items) - starts[at]))
+
+    def _room(self) -> int:
+        return (1 + _WAITING) * max(int(ray.cluster_resources().get("CPU", 1)), 1)
 
     def _gpus(self) -> int:
         return int(ray.cluster_resources().get("GPU", 0) > 0)

@@ -66,14 +66,13 @@ def predict_table(
         How many rows have which status.
     """
     model = " ".join((metadata or {}).values())
-    parts = _Parts(out, _depends(predictor.spec, ids, metadata or {}, resume), resume)
+    parts = _Parts(out, block_key(predictor.spec, ids, metadata or {}, resume))
     statuses: Counter[str] = Counter()
     with (
         PredictionWriter(out, predictor.spec, id_column, metadata or {}, in_parts=in_parts) as writer,
         progress.track("predicting", len(ids)) as advance,
     ):
-        for start in range(0, len(ids), BLOCK_ROWS):
-            block = list(ids[start : start + BLOCK_ROWS])
+        for start, block in blocks_of(ids):
             found = parts.load(start)
             if found:
                 advance(len(block))
@@ -94,25 +93,34 @@ def predict_table(
 
 def fill_blocks(
     make: functools.partial[Predictor],
-    ids: Sequence[str],
     archive: Archive,
     out: Path,
-    metadata: Mapping[str, str],
-    resume: str,
-    starts: list[int],
+    key: str,
+    blocks: list[tuple[int, list[str]]],
 ) -> None:
-    """Answer some blocks in another process, for the `predict_table` of the same arguments.
+    """Answer some blocks in another process, for a `predict_table` there is.
 
     Args:
         make: returns the predictor; called once per process.
-        ids, archive, out, metadata, resume: of that call.
-        starts: first rows of the blocks.
+        archive, out: of that call.
+        key: see `block_key`.
+        blocks: the number of their first row, and their ids; see `blocks_of`.
     """
-    predictor = _made(make)
-    parts = _Parts(out, _depends(predictor.spec, ids, metadata, resume), resume)
-    for start in starts:
+    parts = _Parts(out, key)
+    for start, ids in blocks:
         if not parts.load(start):
-            parts.save(start, *score_rows(predictor, list(ids[start : start + BLOCK_ROWS]), archive))
+            parts.save(start, *score_rows(_made(make), ids, archive))
+
+
+def blocks_of(ids: Sequence[str]) -> list[tuple[int, list[str]]]:
+    """Return the blocks of a table: the number of the first row of each, and its ids."""
+    return [(start, list(ids[start : start + BLOCK_ROWS])) for start in range(0, len(ids), BLOCK_ROWS)]
+
+
+def block_key(spec: ModelSpec, ids: Sequence[str], metadata: Mapping[str, str], resume: str) -> str:
+    """Return what the answered blocks of a table are kept under; "" where `resume` is "" and none are."""
+    depends = [spec.model_dump_json(), resume, *sorted(metadata.values()), *ids]
+    return hashlib.sha256("\0".join(depends).encode()).hexdigest()[:16] if resume else ""
 
 
 def _made(make: functools.partial[Predictor]) -> Predictor:
@@ -127,19 +135,14 @@ def _made(make: functools.partial[Predictor]) -> Predictor:
 _PREDICTORS: dict[str, Predictor] = {}
 
 
-def _depends(spec: ModelSpec, ids: Sequence[str], metadata: Mapping[str, str], resume: str) -> list[str]:
-    return [spec.model_dump_json(), resume, *sorted(metadata.values()), *ids]
-
-
 class _Parts:
     """Answered blocks of a table that is not finished, in a hidden folder beside it; none are kept without a key."""
 
-    def __init__(self, out: Path, depends: Sequence[str], resume: str) -> None:
-        key = hashlib.sha256("\0".join(depends).encode()).hexdigest()[:16]
+    def __init__(self, out: Path, key: str) -> None:
         self._folder = out.with_name(f".{out.name}.{key}.parts")
-        self._is_on = bool(resume)
+        self._is_on = bool(key)
         for other in out.parent.glob(f".{out.name}.*.parts"):
-            if other != self._folder or not resume:
+            if other != self._folder:
                 shutil.rmtree(other)
 
     def load(self, start: int) -> tuple[dict[str, NDArray[np.float32]], list[str]] | None:
