@@ -24,8 +24,9 @@ from multitask.progress import Progress
 _TRIES = 3
 # Shares that wait for each core beside the one it works on: enough that none is idle, few to hold and to lose.
 _WAITING = 3
-# More items than make so many shares go into larger ones: the driver starts some hundred a second.
-MOST_SHARES = 100_000
+# More items than make so many shares go into larger ones: the driver starts some hundreds a second. With fewer, many
+# cores would wait for the last ones; see `benchmarks/billion.py`.
+MOST_SHARES = 300_000
 # How long a cluster may take to let somebody in.
 _PATIENCE_S = 10.0
 
