@@ -35,6 +35,7 @@ from multitask.data.archives import Archive, open_archive
 from multitask.monitoring.drift import compare, moved
 from multitask.monitoring.profile import Profile, measure_rows, open_profile
 from multitask.monitoring.signals import signals_of
+from multitask.monitoring.variation import Groups
 from multitask.prediction.scoring import score_rows
 from multitask.prediction.trained import KerasPredictor
 from multitask.progress import Lines
@@ -158,7 +159,8 @@ def make_scene(name: str, data: Data, weights: str, scratch: Path) -> Scene:
 def print_alarms(name: str, data: Data, scene: Scene) -> None:
     """Draw windows of whole groups, print how many of each kind raise an alarm."""
     profile, random = scene.profile, np.random.default_rng(0)
-    kinds = len(np.unique(profile.groups)), len(np.unique(scene.groups))
+    assert profile.groups is not None
+    kinds = profile.groups.count, len(np.unique(scene.groups))
     print(f"\n{name}: {scene.trained:,} rows train, {len(profile.frame):,} of {kinds[0]} groups make the profile;")
     print(f"pool {len(scene.groups):,} of {kinds[1]} other groups; unseen class: {data.unseen} ({len(scene.unseen):,})")
     print(
@@ -175,7 +177,7 @@ def print_alarms(name: str, data: Data, scene: Scene) -> None:
             window = make(kept, size)
             alarms += [
                 _alarm(scene.run, profile.frame, window, profile.groups),
-                _alarm(scene.run, same.iloc[rest], window, scene.groups[rest]),
+                _alarm(scene.run, same.iloc[rest], window, Groups.of(scene.groups[rest])),
                 _alarm(scene.run, profile.frame, window, None),
             ]
         return " / ".join(map(str, alarms))
@@ -227,7 +229,7 @@ def _frame(run: Run, predictor: KerasPredictor, ids: pd.Series, archive: Archive
     return pd.DataFrame({**columns, **dict(zip(MEASURES, measures.T, strict=True))})
 
 
-def _alarm(run: Run, reference: pd.DataFrame, window: pd.DataFrame, groups: NDArray[np.int64] | None) -> bool:
+def _alarm(run: Run, reference: pd.DataFrame, window: pd.DataFrame, groups: Groups | None) -> bool:
     return bool(moved(compare(signals_of(run.spec, reference), signals_of(run.spec, window), groups=groups)))
 
 

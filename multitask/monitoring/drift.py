@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from multitask.evaluation.metrics import holm
 from multitask.monitoring.signals import Floats, Signals
-from multitask.monitoring.variation import group_limits, spread
+from multitask.monitoring.variation import Groups, group_limits, spread
 
 SIGNIFICANCE = 0.01
 # Of numbers: Wasserstein's distance in standard deviations of the reference. Of decisions: total variation, which is
@@ -77,14 +77,14 @@ def compare(
     reference: Signals,
     window: Signals,
     refused: tuple[tuple[int, int], tuple[int, int]] | None = None,
-    groups: NDArray[np.int64] | None = None,
+    groups: Groups | None = None,
 ) -> list[Shift]:
     """Compare two samples; those that moved first, then by effect in terms of its limit.
 
     Args:
         reference, window: what is watched; properties that one of them lacks are left out.
         refused: images that could not be answered and all images, of the reference and of the window.
-        groups: (rows,) of the reference, which of them belong together; None where they are independent.
+        groups: of the reference; None where its rows are independent.
     """
     found = []
     for name, values in reference.numbers.items():

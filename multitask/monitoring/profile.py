@@ -15,6 +15,7 @@ from multitask.data.archives import Archive, open_archive, read_image
 from multitask.errors import ArchiveError, RunError
 from multitask.evaluation.assessment import GROUP_PREFIX
 from multitask.monitoring.signals import WATCHES, scores_of, sureness_of
+from multitask.monitoring.variation import Groups
 from multitask.parallel import bounded_map
 from multitask.progress import Advance, Progress, Quiet
 from multitask.runs import Run, RunFolder
@@ -39,16 +40,22 @@ class Profile:
     Args:
         frame: a row per image: id, split, score columns, measures; `group` (int64) where the run has group columns.
         facts: `rows`, how many `looked` at of which `refused`, per task `right` (share of right answers), `sureness`
-            (mean) and `unsure_below` (the least sure tenth), and per measure its quantiles.
+            (mean) and `unsure_below` (the least sure tenth), per measure its quantiles, and `group_sizes`: of all
+            usable rows of the run, how many groups there are of each size.
     """
 
     frame: pd.DataFrame
     facts: dict[str, Any]
 
     @property
-    def groups(self) -> NDArray[np.int64] | None:
-        """Which images belong together, (rows,); None where the run knows of no groups."""
-        return self.frame[GROUP].to_numpy(np.int64) if GROUP in self.frame else None
+    def groups(self) -> Groups | None:
+        """Which images belong together; None where the run knows of no groups."""
+        if GROUP not in self.frame:
+            return None
+        numbers, sizes = self.frame[GROUP].to_numpy(np.int64), self.facts.get("group_sizes")
+        if not sizes:
+            return Groups.of(numbers)
+        return Groups(numbers, np.repeat(*np.array([[int(size), count] for size, count in sizes.items()]).T))
 
 
 def write_profile(
@@ -121,12 +128,14 @@ def _facts(folder: RunFolder, spec: ModelSpec, frame: pd.DataFrame, splits: pd.D
     refused = int((~quarantine["reason"].astype(str).str.startswith(_READABLE)).sum())
     labels = splits.loc[frame["id"]]
     numbers = frame[list(MEASURES)].dropna()
+    sizes = splits[GROUP].value_counts().value_counts().sort_index() if GROUP in frame else {}
     return {
         "rows": len(frame),
         "looked": len(splits) + refused,
         "refused": refused,
         "tasks": {task.name: _task_facts(task, frame, labels) for task in spec.tasks},
         "measures": {name: _rounded(numbers[name].quantile(_QUANTILES)) for name in MEASURES if len(numbers)},
+        "group_sizes": {str(size): int(count) for size, count in sizes.items()},
     }
 
 

@@ -80,7 +80,7 @@ class Verdict:
         if len(self.window.frame) < FEW_ROWS:
             notes.append(f"{len(self.window.frame):,} answered images are few: only large changes show.")
         if groups is not None:
-            notes.append(f"Limits allow for how far {len(np.unique(groups)):,} groups of the reference differ.")
+            notes.append(f"Limits allow for how far {groups.count:,} groups of the reference differ.")
         return notes
 
 
