@@ -78,6 +78,7 @@ def compare(
     window: Signals,
     refused: tuple[tuple[int, int], tuple[int, int]] | None = None,
     groups: Groups | None = None,
+    also: Sequence[Shift] = (),
 ) -> list[Shift]:
     """Compare two samples; those that moved first, then by effect in terms of its limit.
 
@@ -85,12 +86,13 @@ def compare(
         reference, window: what is watched; properties that one of them lacks are left out.
         refused: images that could not be answered and all images, of the reference and of the window.
         groups: of the reference; None where its rows are independent.
+        also: shifts with p-values of their own, of one test each.
     """
     found = []
     for name, values in reference.numbers.items():
         pair = _finite(values), _finite(window.numbers.get(name, np.empty(0)))
         if all(map(len, pair)):
-            found.append(_numbers(name, *pair))
+            found.append(shift_of_numbers(name, *pair))
     for name, answers in reference.decisions.items():
         other = window.decisions.get(name, np.empty(0, object))
         if len(answers) and len(other):
@@ -103,12 +105,14 @@ def compare(
         shift = replace(_decisions(REFUSED, *parts), limit=REFUSED_LIMIT, unit="share of images", answer="yes")
         before, now = (no / count for no, count in refused)
         found.append(replace(shift, reference=before, window=now))
+    found += also
     adjusted = holm(np.array([shift.p_value for shift in found])).tolist()
     found = [replace(shift, p_value=value) for shift, value in zip(found, adjusted, strict=True)]
     return sorted(found, key=lambda shift: (not shift.moved, -shift.effect / shift.limit))
 
 
-def _numbers(name: str, reference: Floats, window: Floats) -> Shift:
+def shift_of_numbers(name: str, reference: Floats, window: Floats) -> Shift:
+    """Compare numbers as if rows were independent and no other property were compared."""
     cuts = np.unique(np.quantile(reference, np.linspace(0, 1, 11)[1:-1]))
     tenths = [np.bincount(np.searchsorted(cuts, part), minlength=len(cuts) + 1) for part in (reference, window)]
     return Shift(

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from multitask.audit.inspection import open_picture
 from multitask.data.archives import Archive, read_image
 from multitask.monitoring.drift import Shift
+from multitask.monitoring.novelty import distances
 from multitask.monitoring.signals import Floats, sureness_of
 from multitask.monitoring.verdict import Verdict
 from multitask.spec import ModelSpec
@@ -142,6 +143,10 @@ def _chart(environment: jinja2.Environment, shift: Shift) -> Markup:
 def _galleries(spec: ModelSpec, verdict: Verdict, archive: Archive) -> list[tuple[str, str, list[dict[str, str]]]]:
     frame = verdict.window.frame
     found = []
+    far = distances(verdict.profile.frame, frame)
+    if far is not None:
+        text = "By how far what the network sees in them is from what is nearest to it in the reference, in spreads."
+        found.append(("Most novel", text, -far, "distance"))
     if verdict.window.has_measures:
         for heading, name in (("Darkest", "image_brightness"), ("Least sharp", "image_sharpness")):
             words = name.removeprefix("image_")
@@ -165,5 +170,5 @@ def _tiles(ids: Sequence[str], values: Floats, word: str, archive: Archive, max_
             stream = io.BytesIO()
             picture.save(stream, "JPEG", quality=80)
             image = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
-            tiles.append({"id": ids[row], "text": f"{word} {values[row]:.2f}", "image": image})
+            tiles.append({"id": ids[row], "text": f"{word} {abs(values[row]):.2f}", "image": image})
     return tiles

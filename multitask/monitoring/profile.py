@@ -14,6 +14,7 @@ from multitask.audit.measures import MEASURES, measure
 from multitask.data.archives import Archive, open_archive, read_image
 from multitask.errors import ArchiveError, RunError
 from multitask.evaluation.assessment import GROUP_PREFIX
+from multitask.monitoring.novelty import MOST_REFERENCE, See, drawn_rows, look
 from multitask.monitoring.signals import WATCHES, scores_of, sureness_of
 from multitask.monitoring.variation import Groups
 from multitask.parallel import bounded_map
@@ -38,7 +39,8 @@ class Profile:
     """What fresh images are held against.
 
     Args:
-        frame: a row per image: id, split, score columns, measures; `group` (int64) where the run has group columns.
+        frame: a row per image: id, split, score columns, measures; `group` (int64) where the run has group columns;
+            what the network sees, of at most 500 rows.
         facts: `rows`, how many `looked` at of which `refused`, per task `right` (share of right answers), `sureness`
             (mean) and `unsure_below` (the least sure tenth), per measure its quantiles, and `group_sizes`: of all
             usable rows of the run, how many groups there are of each size.
@@ -63,8 +65,12 @@ def write_profile(
     spec: ModelSpec,
     archive: Archive,
     progress: Progress = Quiet(),  # noqa: B008
+    see: See | None = None,
 ) -> Profile:
-    """Measure the images of validation and test rows, put their scores beside, and write both into the run."""
+    """Measure the images of validation and test rows, put their scores beside, and write both into the run.
+
+    With `see`, what the network sees in some of the images is put beside as well.
+    """
     splits = pd.read_parquet(folder / "splits.parquet").drop_duplicates("id").set_index("id")
     frame = pd.read_parquet(folder / "scores.parquet")
     if any(str(name).startswith(GROUP_PREFIX) for name in splits):
@@ -74,6 +80,8 @@ def write_profile(
         measures = measure_rows(frame["id"], archive, spec.image.max_pixels, advance)
     columns = dict(zip(MEASURES, measures.T, strict=True))
     frame = pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+    if see is not None:
+        frame = look(frame, drawn_rows(frame, MOST_REFERENCE), archive, see, progress)
     profile = Profile(frame, _facts(folder, spec, frame, splits))
     with replacing(folder / TABLE) as path:
         frame.to_parquet(path, index=False)
@@ -81,8 +89,8 @@ def write_profile(
     return profile
 
 
-def open_profile(run: Run, progress: Progress = Quiet()) -> Profile:  # noqa: B008
-    """Read the profile of a run; made now for one that has none.
+def open_profile(run: Run, progress: Progress = Quiet(), see: See | None = None) -> Profile:  # noqa: B008
+    """Read the profile of a run; made now for one that has none, with `see` as `write_profile` says.
 
     Raises:
         RunError: the run has none, and its images are no longer where they were.
@@ -92,7 +100,7 @@ def open_profile(run: Run, progress: Progress = Quiet()) -> Profile:  # noqa: B0
     progress.say(f"run {run.folder.name} has no profile yet: it is made from its validation and test images")
     try:
         with open_archive(*run.config.data.archives) as archive:
-            return write_profile(run.folder, run.spec, archive, progress)
+            return write_profile(run.folder, run.spec, archive, progress, see)
     except ArchiveError as error:
         raise RunError(
             f"this run has no profile, and its images cannot be opened ({error.problem})",

@@ -51,6 +51,30 @@ class Groups:
         return len(np.unique(self.numbers))
 
 
+class Lottery:
+    """Draws groups by size, and fills each from one of the groups at hand that are nearest to it in size.
+
+    Args:
+        held: (groups,) how many rows the groups at hand have.
+        sizes: how many rows the groups have that may come.
+    """
+
+    def __init__(self, held: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        self._held = held
+        self._sizes, self._codes = np.unique(sizes, return_inverse=True)
+        donors = [_donors(held, size) for size in self._sizes.tolist()]
+        self._starts, self._donors = np.cumsum([0, *map(len, donors)]), np.concatenate(donors)
+
+    def draw(self, rows: int, random: np.random.Generator) -> Floats:
+        """Return how often each row of the groups at hand is drawn for at least so many rows: (groups,)."""
+        # As many draws as could be needed, were all of the least size.
+        kinds = random.choice(self._codes, size=-(-rows // int(self._sizes[0])))
+        kinds = kinds[: int(np.searchsorted(self._sizes[kinds].cumsum(), rows)) + 1]
+        chosen = self._donors[random.integers(self._starts[kinds], self._starts[kinds + 1])]
+        times = np.bincount(chosen, self._sizes[kinds] / self._held[chosen], len(self._held))
+        return np.asarray(times, np.float64)
+
+
 def group_limits(reference: Signals, groups: Groups, rows: int, limits: Mapping[str, float]) -> dict[str, float]:
     """Return from where on each property differs further than between groups, never below its own limit.
 
@@ -97,23 +121,11 @@ def _draw(groups: Groups, rows: int) -> tuple[Floats, Floats]:
         Both (draws, rows of the profile) how often each row was drawn, which may be a fraction.
     """
     numbers = np.unique(groups.numbers, return_inverse=True)[1]
-    held = np.bincount(numbers)
-    possible, codes = np.unique(groups.sizes, return_inverse=True)
-    donors = [_donors(held, size) for size in possible.tolist()]
-    starts = np.cumsum([0, *map(len, donors)])
-    every, random = np.concatenate(donors), np.random.default_rng(0)
-
-    def counted(enough: int) -> Floats:
-        found = np.empty((DRAWS, len(numbers)))
-        for draw in range(DRAWS):
-            # As many draws as could be needed, were all of the least size.
-            kinds = random.choice(codes, size=-(-enough // int(possible[0])))
-            kinds = kinds[: int(np.searchsorted(possible[kinds].cumsum(), enough)) + 1]
-            chosen = every[random.integers(starts[kinds], starts[kinds + 1])]
-            found[draw] = np.bincount(chosen, possible[kinds] / held[chosen], len(held))[numbers]
-        return found
-
-    return counted(rows), counted(len(numbers))
+    lottery, random = Lottery(np.bincount(numbers), groups.sizes), np.random.default_rng(0)
+    ours, theirs = (
+        np.array([lottery.draw(enough, random)[numbers] for _ in range(DRAWS)]) for enough in (rows, len(numbers))
+    )
+    return ours, theirs
 
 
 def _donors(held: NDArray[np.int64], size: int) -> NDArray[np.intp]:

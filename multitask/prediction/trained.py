@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
+from multitask.data.archives import Archive, read_image
 from multitask.network import hardware
 from multitask.network.model import Network, load_network
 from multitask.network.preprocessing import preprocess_batch
+from multitask.network.sight import Sight
 from multitask.prediction.protocol import Scores
 from multitask.runs import Run, open_run
 from multitask.spec import ModelSpec
@@ -35,6 +39,17 @@ def score_pixels(network: Network, images: Any, ok: Any) -> dict[str, Any]:
     return {**found, "image_ok": ok}
 
 
+def sight_of(run: Run, precision: str = "auto") -> Callable[[Sequence[str], Archive], NDArray[np.float32]]:
+    """Load the model of a finished run to tell what it sees in the images of ids; see `Sight`."""
+    sight = Sight(load_network(run.folder / "model.keras", run.spec, _chosen(precision)))
+    return lambda ids, archive: sight.of_files([read_image(archive, name)[0] for name in ids])
+
+
+def _chosen(precision: str) -> str:
+    """Return a precision; auto is the fastest of this machine."""
+    return hardware.fastest_precision() if precision == "auto" else precision
+
+
 class KerasPredictor:
     """Predicts with the Keras model of a run."""
 
@@ -46,8 +61,7 @@ class KerasPredictor:
     @classmethod
     def of_run(cls, run: Run, precision: str = "auto") -> KerasPredictor:
         """Load the model of a finished run; auto takes the fastest precision of this machine."""
-        precision = hardware.fastest_precision() if precision == "auto" else precision
-        return cls(load_network(run.folder / "model.keras", run.spec, precision))
+        return cls(load_network(run.folder / "model.keras", run.spec, _chosen(precision)))
 
     @classmethod
     def of_folder(cls, folder: str, precision: str) -> KerasPredictor:
