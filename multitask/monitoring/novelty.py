@@ -59,7 +59,7 @@ def drawn_rows(frame: pd.DataFrame, most: int) -> NDArray[np.intp]:
 
 def is_seen(frame: pd.DataFrame) -> bool:
     """Is it known of any row what the network sees in it?"""
-    return any(str(name).startswith(PREFIX) for name in frame)
+    return any(str(name).startswith(PREFIX) and frame[name].notna().any() for name in frame)
 
 
 def tell_apart(reference: pd.DataFrame, window: pd.DataFrame, groups: Groups | None) -> Shift | None:
@@ -83,7 +83,7 @@ def tell_apart(reference: pd.DataFrame, window: pd.DataFrame, groups: Groups | N
     limit = LIMIT if groups is None else max(LIMIT, _between(ours, units, groups.sizes, len(theirs)))
     return replace(
         shift_of_numbers(NAME, before, now),
-        unit="area under the curve beyond a coin's",
+        unit="AUC above 0.5",
         effect=max(0.0, _area(scores, is_window, np.ones(len(folds)))),
         limit=limit,
         p_value=float(scipy.stats.mannwhitneyu(now, before, alternative="greater").pvalue),

@@ -39,15 +39,12 @@ def score_pixels(network: Network, images: Any, ok: Any) -> dict[str, Any]:
     return {**found, "image_ok": ok}
 
 
-def sight_of(run: Run, precision: str = "auto") -> Callable[[Sequence[str], Archive], NDArray[np.float32]]:
+def sight_of(run: Run) -> Callable[[Sequence[str], Archive], NDArray[np.float32]]:
     """Load the model of a finished run to tell what it sees in the images of ids; see `Sight`."""
-    sight = Sight(load_network(run.folder / "model.keras", run.spec, _chosen(precision)))
+    # As in the training: what bfloat16 rounds away would look like a small change of all images.
+    precision = run.folder.read_json("manifest.json").get("precision", "float32")
+    sight = Sight(load_network(run.folder / "model.keras", run.spec, precision))
     return lambda ids, archive: sight.of_files([read_image(archive, name)[0] for name in ids])
-
-
-def _chosen(precision: str) -> str:
-    """Return a precision; auto is the fastest of this machine."""
-    return hardware.fastest_precision() if precision == "auto" else precision
 
 
 class KerasPredictor:
@@ -61,7 +58,8 @@ class KerasPredictor:
     @classmethod
     def of_run(cls, run: Run, precision: str = "auto") -> KerasPredictor:
         """Load the model of a finished run; auto takes the fastest precision of this machine."""
-        return cls(load_network(run.folder / "model.keras", run.spec, _chosen(precision)))
+        precision = hardware.fastest_precision() if precision == "auto" else precision
+        return cls(load_network(run.folder / "model.keras", run.spec, precision))
 
     @classmethod
     def of_folder(cls, folder: str, precision: str) -> KerasPredictor:
