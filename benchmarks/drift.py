@@ -43,7 +43,7 @@ from multitask.progress import Lines
 from multitask.runs import Run
 from multitask.training.fitting import fit
 
-WINDOWS, SIZES, SHARE = 100, (300, 100, 50), 0.3
+WINDOWS, SIZES, SHARE = 100, (300, 100), 0.3
 
 
 @dataclass(frozen=True)
