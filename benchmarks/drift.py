@@ -1,6 +1,6 @@
 """Does the monitor see what has changed, and keep quiet where nothing has? Prints alarms in 100 windows of each kind.
 
-    python benchmarks/drift.py --clothing DIR --xray DIR --weights mobilenet_2_5_224_tf_no_top.h5      # 6 minutes
+    python benchmarks/drift.py --clothing DIR --xray DIR --weights mobilenet_2_5_224_tf_no_top.h5
 
 A MobileNet (0.25) is trained on the images of some senders or patients, without one class. The images of the others
 are the pool: neither the model nor its profile has seen them. A window is made of whole groups of the pool, as they are
@@ -33,15 +33,17 @@ from multitask.audit.measures import MEASURES
 from multitask.config import Config, DataConfig, FitConfig, ModelConfig, TaskConfig
 from multitask.data.archives import Archive, open_archive
 from multitask.monitoring.drift import compare, moved
+from multitask.monitoring.novelty import MOST_REFERENCE, NAME, PREFIX, See, drawn_rows, look, tell_apart
 from multitask.monitoring.profile import Profile, measure_rows, open_profile
 from multitask.monitoring.signals import signals_of
+from multitask.monitoring.variation import Groups
 from multitask.prediction.scoring import score_rows
-from multitask.prediction.trained import KerasPredictor
+from multitask.prediction.trained import KerasPredictor, sight_of
 from multitask.progress import Lines
 from multitask.runs import Run
 from multitask.training.fitting import fit
 
-WINDOWS, SIZES, SHARE = 100, (300, 100, 50), 0.3
+WINDOWS, SIZES, SHARE = 100, (300, 100), 0.3
 
 
 @dataclass(frozen=True)
@@ -143,14 +145,14 @@ def make_scene(name: str, data: Data, weights: str, scratch: Path) -> Scene:
     trains = (np.random.default_rng(0).random(groups.max() + 1) < data.trained)[groups]
     table[trains & ~is_unseen].to_parquet(scratch / "labels.parquet", index=False)
     run = fit(_config(data, weights, scratch), name, Lines(), scratch / "runs")
-    predictor = KerasPredictor.of_run(run)
+    predictor, see = KerasPredictor.of_run(run), sight_of(run)
     pool, unseen = table.loc[~trains & ~is_unseen, "uuid"], table.loc[is_unseen, "uuid"]
     with open_archive(data.folder / "images.zip") as archive:
         frames = {
-            title: _frame(run, predictor, pool, Changed(archive, change) if change else archive)
+            title: _frame(run, predictor, see, pool, Changed(archive, change) if change else archive)
             for title, change in CHANGES.items()
         }
-        other = _frame(run, predictor, unseen, archive)
+        other = _frame(run, predictor, see, unseen, archive)
     rows = int((trains & ~is_unseen).sum())
     return Scene(run, rows, open_profile(run), groups[~trains & ~is_unseen], frames, other)
 
@@ -158,26 +160,26 @@ def make_scene(name: str, data: Data, weights: str, scratch: Path) -> Scene:
 def print_alarms(name: str, data: Data, scene: Scene) -> None:
     """Draw windows of whole groups, print how many of each kind raise an alarm."""
     profile, random = scene.profile, np.random.default_rng(0)
-    kinds = len(np.unique(profile.groups)), len(np.unique(scene.groups))
+    assert profile.groups is not None
+    kinds = profile.groups.count, len(np.unique(scene.groups))
     print(f"\n{name}: {scene.trained:,} rows train, {len(profile.frame):,} of {kinds[0]} groups make the profile;")
     print(f"pool {len(scene.groups):,} of {kinds[1]} other groups; unseen class: {data.unseen} ({len(scene.unseen):,})")
     print(
-        f"alarms in {WINDOWS} windows: against the profile of the run / of the pool's other groups / of it, rows taken"
+        f"alarms in {WINDOWS} windows: against the profile of the run / so by what the network sees / against a profile"
     )
-    print("as independent\n")
+    print("of the pool's other groups / of the run, with rows taken as independent\n")
     print(f"{'windows of':34}" + "".join(f"{size:>18}" for size in SIZES))
     same = scene.pool[SAME]
 
     def count(make: Callable[[np.ndarray, int], pd.DataFrame], size: int) -> str:
-        alarms = np.zeros(3, int)
+        alarms = np.zeros(4, int)
         for _ in range(WINDOWS):
             kept, rest = _by_group(scene.groups, size, random)
             window = make(kept, size)
-            alarms += [
-                _alarm(scene.run, profile.frame, window, profile.groups),
-                _alarm(scene.run, same.iloc[rest], window, scene.groups[rest]),
-                _alarm(scene.run, profile.frame, window, None),
-            ]
+            names = _moved(scene.run, profile.frame, window, profile.groups)
+            others = _as_profile(same.iloc[rest]), window, Groups.of(scene.groups[rest])
+            alone = _moved(scene.run, profile.frame, window, None)
+            alarms += [bool(names), NAME in names, bool(_moved(scene.run, *others)), bool(alone)]
         return " / ".join(map(str, alarms))
 
     def mixed(kept: np.ndarray, size: int) -> pd.DataFrame:
@@ -215,20 +217,32 @@ def _config(data: Data, weights: str, scratch: Path) -> Config:
     )
 
 
-def _frame(run: Run, predictor: KerasPredictor, ids: pd.Series, archive: Archive) -> pd.DataFrame:
-    """Return scores and measures of images, as a profile holds them."""
+def _frame(run: Run, predictor: KerasPredictor, see: See, ids: pd.Series, archive: Archive) -> pd.DataFrame:
+    """Return scores and measures of images and what the network sees in them, as a profile holds them."""
     names = ids.tolist()
     scores, status = score_rows(predictor, names, archive)
     assert set(status) == {"ok"}
-    columns = {}
+    columns: dict[str, object] = {"id": names}
     for task in run.spec.tasks:
         columns |= zip(task.score_columns, scores[task.name].T, strict=True)
     measures = measure_rows(names, archive, run.spec.image.max_pixels)
-    return pd.DataFrame({**columns, **dict(zip(MEASURES, measures.T, strict=True))})
+    frame = pd.DataFrame({**columns, **dict(zip(MEASURES, measures.T, strict=True))})
+    return look(frame, np.arange(len(frame)), archive, see, Lines())
 
 
-def _alarm(run: Run, reference: pd.DataFrame, window: pd.DataFrame, groups: NDArray[np.int64] | None) -> bool:
-    return bool(moved(compare(signals_of(run.spec, reference), signals_of(run.spec, window), groups=groups)))
+def _moved(run: Run, reference: pd.DataFrame, window: pd.DataFrame, groups: Groups | None) -> list[str]:
+    seen = tell_apart(reference, window, groups)
+    signals = signals_of(run.spec, reference), signals_of(run.spec, window)
+    return moved(compare(*signals, groups=groups, also=[seen] if seen else []))
+
+
+def _as_profile(frame: pd.DataFrame) -> pd.DataFrame:
+    """Forget what the network sees in rows beyond those that a profile would hold."""
+    sight = [name for name in frame if name.startswith(PREFIX)]
+    forgotten = np.setdiff1d(np.arange(len(frame)), drawn_rows(frame, MOST_REFERENCE))
+    found = frame.copy()
+    found.iloc[forgotten, found.columns.get_indexer(sight)] = np.nan
+    return found
 
 
 def _by_group(

@@ -6,8 +6,9 @@ PREDICTIONS are tables that `predict` wrote, or folders of logs (`predict --log`
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,9 @@ from multitask.errors import ConfigError
 from multitask.progress import Lines
 
 if TYPE_CHECKING:
+    from multitask.monitoring.novelty import See
     from multitask.monitoring.verdict import Verdict
+    from multitask.runs import Run
 
 ALARM = 7
 MOST_DAYS = 36_500
@@ -34,8 +37,8 @@ class Arguments:
     reference: str = "latest"
     """Run whose validation and test images the window is held against; that which made the predictions."""
     images: tuple[str, ...] = ()
-    """Zip or tar archives or folders with the images of the window, which are then measured and shown; a log knows the
-    measures already."""
+    """Zip or tar archives or folders with the images of the window, which are then measured, shown, and looked at by
+    the network of the run; a log knows the measures already."""
     labels: str | None = None
     """Table with labels of the window's rows, as far as they have come in, in the columns the run was trained on."""
     days: int | None = None
@@ -54,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise ConfigError("wrong value", where="--days", expected=expected, received=str(arguments.days))
     from multitask.data.archives import open_archive
     from multitask.monitoring.figures import known_figures
+    from multitask.monitoring.novelty import MOST_WINDOW, drawn_rows, is_seen, look
     from multitask.monitoring.page import write_page
     from multitask.monitoring.profile import open_profile
     from multitask.monitoring.verdict import judge, write_verdict
@@ -61,10 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     from multitask.runs import open_run
 
     run, progress = open_run(arguments.reference), Lines()
-    profile = open_profile(run, progress)
+    see = _sight(run)
+    profile = open_profile(run, progress, see)
     with contextlib.ExitStack() as stack:
         archive = stack.enter_context(open_archive(*arguments.images)) if arguments.images else None
         window = read_window(run.spec, arguments.predictions, archive, arguments.days, progress)
+        if archive is not None and is_seen(profile.frame):
+            rows = drawn_rows(window.frame, MOST_WINDOW)
+            window = replace(window, frame=look(window.frame, rows, archive, see, progress))
         known = known_figures(run, window, arguments.labels) if arguments.labels else []
         verdict = judge(run.folder.name, run.spec, profile, window, known)
         write_verdict(verdict, arguments.out)
@@ -72,6 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     _print(verdict)
     print(f"report: {arguments.out / 'monitor.html'}")
     return ALARM if verdict.alarm else 0
+
+
+def _sight(run: Run) -> See:
+    """Return what tells what the network of a run sees in images; TensorFlow loads when it is first asked."""
+
+    @functools.cache
+    def loaded() -> See:
+        from multitask.prediction.trained import sight_of
+
+        return sight_of(run)
+
+    return lambda ids, archive: loaded()(ids, archive)
 
 
 def _print(verdict: Verdict) -> None:

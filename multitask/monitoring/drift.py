@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from multitask.evaluation.metrics import holm
 from multitask.monitoring.signals import Floats, Signals
-from multitask.monitoring.variation import group_limits, spread
+from multitask.monitoring.variation import Groups, group_limits, spread
 
 SIGNIFICANCE = 0.01
 # Of numbers: Wasserstein's distance in standard deviations of the reference. Of decisions: total variation, which is
@@ -77,20 +77,22 @@ def compare(
     reference: Signals,
     window: Signals,
     refused: tuple[tuple[int, int], tuple[int, int]] | None = None,
-    groups: NDArray[np.int64] | None = None,
+    groups: Groups | None = None,
+    also: Sequence[Shift] = (),
 ) -> list[Shift]:
     """Compare two samples; those that moved first, then by effect in terms of its limit.
 
     Args:
         reference, window: what is watched; properties that one of them lacks are left out.
         refused: images that could not be answered and all images, of the reference and of the window.
-        groups: (rows,) of the reference, which of them belong together; None where they are independent.
+        groups: of the reference; None where its rows are independent.
+        also: shifts with p-values of their own, of one test each.
     """
     found = []
     for name, values in reference.numbers.items():
         pair = _finite(values), _finite(window.numbers.get(name, np.empty(0)))
         if all(map(len, pair)):
-            found.append(_numbers(name, *pair))
+            found.append(shift_of_numbers(name, *pair))
     for name, answers in reference.decisions.items():
         other = window.decisions.get(name, np.empty(0, object))
         if len(answers) and len(other):
@@ -103,12 +105,14 @@ def compare(
         shift = replace(_decisions(REFUSED, *parts), limit=REFUSED_LIMIT, unit="share of images", answer="yes")
         before, now = (no / count for no, count in refused)
         found.append(replace(shift, reference=before, window=now))
+    found += also
     adjusted = holm(np.array([shift.p_value for shift in found])).tolist()
     found = [replace(shift, p_value=value) for shift, value in zip(found, adjusted, strict=True)]
     return sorted(found, key=lambda shift: (not shift.moved, -shift.effect / shift.limit))
 
 
-def _numbers(name: str, reference: Floats, window: Floats) -> Shift:
+def shift_of_numbers(name: str, reference: Floats, window: Floats) -> Shift:
+    """Compare numbers as if rows were independent and no other property were compared."""
     cuts = np.unique(np.quantile(reference, np.linspace(0, 1, 11)[1:-1]))
     tenths = [np.bincount(np.searchsorted(cuts, part), minlength=len(cuts) + 1) for part in (reference, window)]
     return Shift(

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from multitask.audit.inspection import open_picture
 from multitask.data.archives import Archive, read_image
 from multitask.monitoring.drift import Shift
+from multitask.monitoring.novelty import distances
 from multitask.monitoring.signals import Floats, sureness_of
 from multitask.monitoring.verdict import Verdict
 from multitask.spec import ModelSpec
@@ -33,17 +34,20 @@ TEMPLATE = """<!doctype html>
 .kpis { display: grid; grid-template-columns: repeat(auto-fit, minmax(10rem, 1fr)); gap: .8rem; margin: 1rem 0; }
 .kpis div { background: var(--card); border-radius: .4rem; padding: .6rem .8rem; }
 .kpis b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
-.kpis span { font-size: .82rem; color: var(--faint); }
-.shifts { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.2rem; }
+.kpis span { display: block; font-size: .82rem; line-height: 1.35; color: var(--faint); }
+.shifts { display: grid; grid-template-columns: repeat(auto-fill, minmax(16rem, 1fr)); gap: 1.2rem;
+  margin-top: 1rem; }
 .shifts h3 { margin: 0; } .shifts p { font-size: .85rem; } .shifts svg { width: 100%; height: auto; display: block; }
 .base { fill: var(--base); } .now { fill: var(--bar); } .line { fill: none; stroke: var(--bar); stroke-width: 1.8; }
 .axis { stroke: var(--line); } .moved { color: #c8443c; font-weight: 600; }
 @media (prefers-color-scheme: dark) { .moved { color: #f0827b; } }
 .answers { font-size: .82rem; } .answers td { padding: .1rem .4rem .1rem 0; border: 0; }
-.two { position: relative; height: .95rem; min-width: 6rem; }
+.answers .number { white-space: nowrap; padding-right: 0; }
+.two { position: relative; height: .95rem; min-width: 4rem; }
 .two i { position: absolute; left: 0; height: .42rem; border-radius: 2px; }
 .two .a { top: 0; background: var(--base); } .two .b { bottom: 0; background: var(--bar); }
 .key { display: inline-block; width: .8rem; height: .7rem; border-radius: 2px; margin: 0 .3rem 0 .8rem; }
+.key:first-child { margin-left: 0; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7rem, 1fr)); gap: .8rem; }
 .tiles figure { margin: 0; } .tiles img { width: 100%; height: 8rem; object-fit: contain; background: var(--card); }
 .tiles figcaption { font-size: .75rem; overflow-wrap: anywhere; color: var(--faint); line-height: 1.3; }
@@ -69,8 +73,8 @@ if verdict.window.span }} against {{ "{:,}".format(verdict.profile.frame|length)
 {% for note in verdict.notes %}<p class="faint">{{ note }}</p>{% endfor %}
 <h2>Reference and window</h2>
 <p class="faint"><i class="key" style="background:var(--base)"></i>reference
-<i class="key" style="background:var(--bar)"></i>window. A property has moved when its p-value is below 0.01 and its
-effect reaches its limit.</p>
+<i class="key" style="background:var(--bar)"></i>window</p>
+<p class="faint">A property has moved when its p-value is below 0.01 and its effect reaches its limit.</p>
 <div class="shifts">{% for shift in drawn %}<div><h3>{{ shift.name.replace("_", " ") }}</h3>
 {{ chart(shift) }}<p>{% if shift.moved %}<span class="moved">moved</span>{% else %}steady{% endif %}: effect
 {{ "%.2f" % shift.effect }} {{ shift.unit }}, limit {{ "%.2f" % shift.limit }}; p {{ "%.2g" % shift.p_value }};
@@ -88,7 +92,7 @@ PSI {{ "%.2f" % shift.psi }}</p></div>{% endfor %}</div>
 </table></div></body></html>
 """
 
-_BARS = """<table class="answers">{% for name, one, other in rows %}<tr><td>{{ name }}</td><td style="width:55%">
+_BARS = """<table class="answers">{% for name, one, other in rows %}<tr><td>{{ name }}</td><td style="width:45%">
 <div class="two"><i class="a" style="width:{{ "%.1f" % (100 * one / most) }}%"></i>
 <i class="b" style="width:{{ "%.1f" % (100 * other / most) }}%"></i></div></td>
 <td class="number">{{ "%.1f" % (100 * one) }}% to {{ "%.1f" % (100 * other) }}%</td></tr>{% endfor %}</table>"""
@@ -142,6 +146,10 @@ def _chart(environment: jinja2.Environment, shift: Shift) -> Markup:
 def _galleries(spec: ModelSpec, verdict: Verdict, archive: Archive) -> list[tuple[str, str, list[dict[str, str]]]]:
     frame = verdict.window.frame
     found = []
+    far = distances(verdict.profile.frame, frame)
+    if far is not None:
+        text = "By how far what the network sees in them is from what is nearest to it in the reference, in spreads."
+        found.append(("Most novel", text, -far, "distance"))
     if verdict.window.has_measures:
         for heading, name in (("Darkest", "image_brightness"), ("Least sharp", "image_sharpness")):
             words = name.removeprefix("image_")
@@ -165,5 +173,5 @@ def _tiles(ids: Sequence[str], values: Floats, word: str, archive: Archive, max_
             stream = io.BytesIO()
             picture.save(stream, "JPEG", quality=80)
             image = f"data:image/jpeg;base64,{base64.b64encode(stream.getvalue()).decode()}"
-            tiles.append({"id": ids[row], "text": f"{word} {values[row]:.2f}", "image": image})
+            tiles.append({"id": ids[row], "text": f"{word} {abs(values[row]):.2f}", "image": image})
     return tiles

@@ -14,7 +14,9 @@ from multitask.audit.measures import MEASURES, measure
 from multitask.data.archives import Archive, open_archive, read_image
 from multitask.errors import ArchiveError, RunError
 from multitask.evaluation.assessment import GROUP_PREFIX
+from multitask.monitoring.novelty import MOST_REFERENCE, See, drawn_rows, look
 from multitask.monitoring.signals import WATCHES, scores_of, sureness_of
+from multitask.monitoring.variation import Groups
 from multitask.parallel import bounded_map
 from multitask.progress import Advance, Progress, Quiet
 from multitask.runs import Run, RunFolder
@@ -37,18 +39,25 @@ class Profile:
     """What fresh images are held against.
 
     Args:
-        frame: a row per image: id, split, score columns, measures; `group` (int64) where the run has group columns.
+        frame: a row per image: id, split, score columns, measures; `group` (int64) where the run has group columns;
+            what the network sees, of at most 500 rows.
         facts: `rows`, how many `looked` at of which `refused`, per task `right` (share of right answers), `sureness`
-            (mean) and `unsure_below` (the least sure tenth), and per measure its quantiles.
+            (mean) and `unsure_below` (the least sure tenth), per measure its quantiles, and `group_sizes`: of all
+            usable rows of the run, how many groups there are of each size.
     """
 
     frame: pd.DataFrame
     facts: dict[str, Any]
 
     @property
-    def groups(self) -> NDArray[np.int64] | None:
-        """Which images belong together, (rows,); None where the run knows of no groups."""
-        return self.frame[GROUP].to_numpy(np.int64) if GROUP in self.frame else None
+    def groups(self) -> Groups | None:
+        """Which images belong together; None where the run knows of no groups."""
+        if GROUP not in self.frame:
+            return None
+        numbers, sizes = self.frame[GROUP].to_numpy(np.int64), self.facts.get("group_sizes")
+        if not sizes:
+            return Groups.of(numbers)
+        return Groups(numbers, np.repeat(*np.array([[int(size), count] for size, count in sizes.items()]).T))
 
 
 def write_profile(
@@ -56,8 +65,12 @@ def write_profile(
     spec: ModelSpec,
     archive: Archive,
     progress: Progress = Quiet(),  # noqa: B008
+    see: See | None = None,
 ) -> Profile:
-    """Measure the images of validation and test rows, put their scores beside, and write both into the run."""
+    """Measure the images of validation and test rows, put their scores beside, and write both into the run.
+
+    With `see`, what the network sees in some of the images is put beside as well.
+    """
     splits = pd.read_parquet(folder / "splits.parquet").drop_duplicates("id").set_index("id")
     frame = pd.read_parquet(folder / "scores.parquet")
     if any(str(name).startswith(GROUP_PREFIX) for name in splits):
@@ -67,6 +80,8 @@ def write_profile(
         measures = measure_rows(frame["id"], archive, spec.image.max_pixels, advance)
     columns = dict(zip(MEASURES, measures.T, strict=True))
     frame = pd.concat([frame, pd.DataFrame(columns, index=frame.index)], axis=1)
+    if see is not None:
+        frame = look(frame, drawn_rows(frame, MOST_REFERENCE), archive, see, progress)
     profile = Profile(frame, _facts(folder, spec, frame, splits))
     with replacing(folder / TABLE) as path:
         frame.to_parquet(path, index=False)
@@ -74,8 +89,8 @@ def write_profile(
     return profile
 
 
-def open_profile(run: Run, progress: Progress = Quiet()) -> Profile:  # noqa: B008
-    """Read the profile of a run; made now for one that has none.
+def open_profile(run: Run, progress: Progress = Quiet(), see: See | None = None) -> Profile:  # noqa: B008
+    """Read the profile of a run; made now for one that has none, with `see` as `write_profile` says.
 
     Raises:
         RunError: the run has none, and its images are no longer where they were.
@@ -85,7 +100,7 @@ def open_profile(run: Run, progress: Progress = Quiet()) -> Profile:  # noqa: B0
     progress.say(f"run {run.folder.name} has no profile yet: it is made from its validation and test images")
     try:
         with open_archive(*run.config.data.archives) as archive:
-            return write_profile(run.folder, run.spec, archive, progress)
+            return write_profile(run.folder, run.spec, archive, progress, see)
     except ArchiveError as error:
         raise RunError(
             f"this run has no profile, and its images cannot be opened ({error.problem})",
@@ -121,12 +136,14 @@ def _facts(folder: RunFolder, spec: ModelSpec, frame: pd.DataFrame, splits: pd.D
     refused = int((~quarantine["reason"].astype(str).str.startswith(_READABLE)).sum())
     labels = splits.loc[frame["id"]]
     numbers = frame[list(MEASURES)].dropna()
+    sizes = splits[GROUP].value_counts().value_counts().sort_index() if GROUP in frame else {}
     return {
         "rows": len(frame),
         "looked": len(splits) + refused,
         "refused": refused,
         "tasks": {task.name: _task_facts(task, frame, labels) for task in spec.tasks},
         "measures": {name: _rounded(numbers[name].quantile(_QUANTILES)) for name in MEASURES if len(numbers)},
+        "group_sizes": {str(size): int(count) for size, count in sizes.items()},
     }
 
 

@@ -3,11 +3,16 @@
 The photos of one sender resemble each other, so a window of others has moved further than as many independent rows
 would. Windows and references made of whole groups of the profile, drawn with replacement, show how far: the cluster
 bootstrap, https://doi.org/10.1162/rest.90.3.414.
+
+Few senders send much, and they may all have trained; so how large the groups are is drawn from all groups of the run,
+and each is filled from a group of the profile of about that size, weighed up: a nearest-neighbour hot deck,
+https://doi.org/10.1111/j.1751-5823.2010.00103.x.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,16 +24,63 @@ DRAWS = 300
 FALSE_ALARMS = 0.01
 # Larger windows are drawn with so many rows: their limits are a little wide.
 MOST_DRAWN = 2_000
+# A group is filled from one of so many groups of the profile that are nearest to it in size.
+DONORS = 10
 
 
-def group_limits(
-    reference: Signals, groups: NDArray[np.int64], rows: int, limits: Mapping[str, float]
-) -> dict[str, float]:
+@dataclass(frozen=True)
+class Groups:
+    """Which rows belong together.
+
+    Args:
+        numbers: (rows,) of the reference, the group of each.
+        sizes: (groups,) how many rows the groups have that may come.
+    """
+
+    numbers: NDArray[np.int64]
+    sizes: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, numbers: NDArray[np.int64]) -> Groups:
+        """Take the sizes that may come from the groups themselves."""
+        return cls(numbers, np.unique(numbers, return_counts=True)[1])
+
+    @property
+    def count(self) -> int:
+        """How many groups the reference has."""
+        return len(np.unique(self.numbers))
+
+
+class Lottery:
+    """Draws groups by size, and fills each from one of the groups at hand that are nearest to it in size.
+
+    Args:
+        held: (groups,) how many rows the groups at hand have.
+        sizes: how many rows the groups have that may come.
+    """
+
+    def __init__(self, held: NDArray[np.int64], sizes: NDArray[np.int64]) -> None:
+        self._held = held
+        self._sizes, self._codes = np.unique(sizes, return_inverse=True)
+        donors = [_donors(held, size) for size in self._sizes.tolist()]
+        self._starts, self._donors = np.cumsum([0, *map(len, donors)]), np.concatenate(donors)
+
+    def draw(self, rows: int, random: np.random.Generator) -> Floats:
+        """Return how often each row of the groups at hand is drawn for at least so many rows: (groups,)."""
+        # As many draws as could be needed, were all of the least size.
+        kinds = random.choice(self._codes, size=-(-rows // int(self._sizes[0])))
+        kinds = kinds[: int(np.searchsorted(self._sizes[kinds].cumsum(), rows)) + 1]
+        chosen = self._donors[random.integers(self._starts[kinds], self._starts[kinds + 1])]
+        times = np.bincount(chosen, self._sizes[kinds] / self._held[chosen], len(self._held))
+        return np.asarray(times, np.float64)
+
+
+def group_limits(reference: Signals, groups: Groups, rows: int, limits: Mapping[str, float]) -> dict[str, float]:
     """Return from where on each property differs further than between groups, never below its own limit.
 
     Args:
         reference: what is watched of the profile.
-        groups: (rows,) of the profile; which rows belong together.
+        groups: of the profile.
         rows: of the window.
         limits: of each property, as if rows were independent.
     """
@@ -62,26 +114,24 @@ def wasserstein(values: Floats, ours: Floats, theirs: Floats) -> Floats:
     return np.abs(next(shares) - next(shares)) @ steps
 
 
-def _draw(groups: NDArray[np.int64], rows: int) -> tuple[Floats, Floats]:
+def _draw(groups: Groups, rows: int) -> tuple[Floats, Floats]:
     """Draw windows of at least `rows` rows and references as large as the profile, in whole groups.
 
     Returns:
-        Both (draws, rows of the profile) how often each row was drawn.
+        Both (draws, rows of the profile) how often each row was drawn, which may be a fraction.
     """
-    numbers = np.unique(groups, return_inverse=True)[1]
-    sizes = np.bincount(numbers)
-    random = np.random.default_rng(0)
+    numbers = np.unique(groups.numbers, return_inverse=True)[1]
+    lottery, random = Lottery(np.bincount(numbers), groups.sizes), np.random.default_rng(0)
+    ours, theirs = (
+        np.array([lottery.draw(enough, random)[numbers] for _ in range(DRAWS)]) for enough in (rows, len(numbers))
+    )
+    return ours, theirs
 
-    def counted(enough: int) -> Floats:
-        found = np.empty((DRAWS, len(groups)))
-        for draw in range(DRAWS):
-            # As many draws as could be needed, were all of the least size.
-            chosen = random.integers(len(sizes), size=-(-enough // int(sizes.min())))
-            last = int(np.searchsorted(sizes[chosen].cumsum(), enough)) + 1
-            found[draw] = np.bincount(chosen[:last], minlength=len(sizes))[numbers]
-        return found
 
-    return counted(rows), counted(len(groups))
+def _donors(held: NDArray[np.int64], size: int) -> NDArray[np.intp]:
+    """Return the groups of the profile that may stand for one of a size: the nearest by ratio, and all as near."""
+    gaps = np.abs(np.log(held / size))
+    return np.flatnonzero(gaps <= np.sort(gaps)[:DONORS][-1])
 
 
 def _effects(reference: Signals, ours: Floats, theirs: Floats) -> Iterator[tuple[str, Floats]]:

@@ -12,6 +12,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from multitask.monitoring.drift import SIGNIFICANCE, Shift, as_facts, compare, moved
+from multitask.monitoring.novelty import tell_apart
 from multitask.monitoring.profile import Profile
 from multitask.monitoring.signals import signals_of, sureness_of
 from multitask.monitoring.window import Window
@@ -80,7 +81,7 @@ class Verdict:
         if len(self.window.frame) < FEW_ROWS:
             notes.append(f"{len(self.window.frame):,} answered images are few: only large changes show.")
         if groups is not None:
-            notes.append(f"Limits allow for how far {len(np.unique(groups)):,} groups of the reference differ.")
+            notes.append(f"Limits allow for how far {groups.count:,} groups of the reference differ.")
         return notes
 
 
@@ -88,7 +89,9 @@ def judge(run: str, spec: ModelSpec, profile: Profile, window: Window, known: Se
     """Hold a window against a profile."""
     facts = profile.facts
     refused = (facts["refused"], facts["looked"]), (window.refused, window.rows)
-    shifts = compare(signals_of(spec, profile.frame), signals_of(spec, window.frame), refused, profile.groups)
+    signals = signals_of(spec, profile.frame), signals_of(spec, window.frame)
+    seen = tell_apart(profile.frame, window.frame, profile.groups)
+    shifts = compare(*signals, refused, profile.groups, [seen] if seen else [])
     return Verdict(run, profile, window, shifts, _estimates(spec, profile, window), list(known))
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
+from multitask.data.archives import Archive, read_image
 from multitask.network import hardware
 from multitask.network.model import Network, load_network
 from multitask.network.preprocessing import preprocess_batch
+from multitask.network.sight import Sight
 from multitask.prediction.protocol import Scores
 from multitask.runs import Run, open_run
 from multitask.spec import ModelSpec
@@ -35,6 +39,14 @@ def score_pixels(network: Network, images: Any, ok: Any) -> dict[str, Any]:
     scores = network.whole(images, training=False)
     found = {name: tf.where(ok[:, None], tf.cast(value, tf.float32), 0.0) for name, value in scores.items()}
     return {**found, "image_ok": ok}
+
+
+def sight_of(run: Run) -> Callable[[Sequence[str], Archive], NDArray[np.float32]]:
+    """Load the model of a finished run to tell what it sees in the images of ids; see `Sight`."""
+    # As in the training: what bfloat16 rounds away would look like a small change of all images.
+    precision = run.folder.read_json("manifest.json").get("precision", "float32")
+    sight = Sight(load_network(run.folder / "model.keras", run.spec, precision))
+    return lambda ids, archive: sight.of_files([read_image(archive, name)[0] for name in ids])
 
 
 class KerasPredictor:

@@ -24,6 +24,7 @@ from multitask.errors import ConfigError
 from multitask.evaluation.plots import plot_folds
 from multitask.features.preparation import Prepared
 from multitask.integrations.trackers import open_trackers
+from multitask.network import hardware
 from multitask.network.heads import HEADS
 from multitask.network.model import build_network
 from multitask.network.weights import set_weights
@@ -220,7 +221,8 @@ def _together(prepared: Prepared, members: Sequence[Member], config: Config) -> 
     """Return what was prepared with the ensemble of the members as its network."""
     constants = label_constants(prepared, config.fit.balance, Quiet())
     spec = prepared.spec.model_copy(update={"members": len(members)})
-    network = build_network(spec, prepared.precision, initialise=False)
+    with hardware.strategy().scope():
+        network = build_network(spec, prepared.precision, initialise=False)
     set_weights(network.frozen, prepared.network.frozen.get_weights())
     for target, member in zip(network.members, members, strict=True):
         set_weights(target, member.prepared.network.trainable.get_weights())

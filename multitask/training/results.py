@@ -35,7 +35,7 @@ from multitask.style import save_plots
 from multitask.training.checkpoints import History
 from multitask.training.manifest import facts_of, manifest_of, notes_on
 from multitask.training.model_card import write_model_card
-from multitask.training.scoring import Arrays, Held, score_frame, score_split
+from multitask.training.scoring import Arrays, Held, score_frame, score_split, sight_of
 
 
 def write_results(
@@ -77,7 +77,7 @@ def write_results(
     progress.say("plots and report")
     try:
         _explain(prepared, network, config, spec, scores, evaluation, details, history, manifest, folder, figures)
-        write_profile(folder, spec, prepared.archive, progress)
+        write_profile(folder, spec, prepared.archive, progress, sight_of(prepared))
     except Exception as error:
         # What explains a training must not cost it: a picture that cannot be drawn, or a profile.
         progress.say(f"no report ({type(error).__name__}: {error}); model and figures are whole")

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from multitask.config import Config, config_error
 from multitask.errors import ConfigError, RunError, TableError
 from multitask.features.preparation import Prepared, prepare
+from multitask.network import hardware
 from multitask.network.model import Network, build_network, load_network
 from multitask.network.weights import set_weights
 from multitask.progress import Progress, Quiet
@@ -203,7 +204,8 @@ def _check_alike(runs: Sequence[Run]) -> None:
 
 def _together(prepared: Prepared, runs: Sequence[Run]) -> Network:
     """Return the trained sides of all runs on one frozen side."""
-    network = build_network(prepared.spec, prepared.precision, initialise=False)
+    with hardware.strategy().scope():
+        network = build_network(prepared.spec, prepared.precision, initialise=False)
     set_weights(network.frozen, prepared.network.frozen.get_weights())
     trained = [
         member

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from multitask.data.archives import Archive
 from multitask.evaluation.calibration import Calibration
 from multitask.evaluation.kinds import EVALUATORS
 from multitask.features.dataset import distributed, inference_batches
 from multitask.features.preparation import Prepared
 from multitask.network import hardware
+from multitask.network.sight import Sight
 from multitask.progress import Progress
 from multitask.spec import ModelSpec
 
@@ -84,6 +86,18 @@ def score_frame(prepared: Prepared, spec: ModelSpec, scored: Held, facts: Mappin
     for task in spec.tasks:
         columns |= zip(task.score_columns, scored.scores[task.name].T, strict=True)
     return pd.DataFrame(columns)
+
+
+def sight_of(prepared: Prepared) -> Callable[[Sequence[str], Archive], NDArray[np.float32]]:
+    """Return what tells what the network sees in the images of usable rows: from their stored features, unread."""
+    sight = Sight(prepared.network)
+    rows = {name: row for row, name in enumerate(prepared.table.ids)}
+
+    def see(ids: Sequence[str], _: Archive) -> NDArray[np.float32]:
+        chosen = np.array([rows[name] for name in ids], np.int64)
+        return sight.of_features(prepared.features(chosen)(np.arange(len(chosen))))
+
+    return see
 
 
 def _scores(prepared: Prepared, logits: Arrays) -> Arrays:

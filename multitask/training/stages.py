@@ -60,7 +60,8 @@ def of_fold(stages: Sequence[Stage], parts: Any) -> list[Stage]:
     keras.utils.set_random_seed(stages[0].config.fit.seed)
     found = []
     for stage in stages:
-        network = build_network(stage.prepared.spec, stage.prepared.precision)
+        with hardware.strategy().scope():
+            network = build_network(stage.prepared.spec, stage.prepared.precision)
         found.append(Stage(stage.config, dataclasses.replace(stage.prepared, parts=parts, network=network)))
     return found
 
