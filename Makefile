@@ -42,6 +42,7 @@ lock: .venv/installed-dev
 	$(LOCK) --group dev -o requirements-dev.txt
 	$(LOCK) -c requirements-dev.txt -o requirements.txt
 	$(LOCK) -c requirements-dev.txt --extra gpu -o requirements-gpu.txt
+	$(LOCK) -c requirements-dev.txt --extra cluster -o requirements-cluster.txt
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -1,12 +1,13 @@
 # Training, prediction and the page, on CPU or on GPU.
 #   docker build -f docker/train.Dockerfile -t multitask .
 #   docker build -f docker/train.Dockerfile --build-arg REQUIREMENTS=requirements-gpu.txt -t multitask:gpu .
+#   docker build -f docker/train.Dockerfile --build-arg REQUIREMENTS=requirements-cluster.txt -t multitask:cluster .
 #   docker run --rm -v "$PWD:/work" multitask -m multitask.train
 #   docker run --rm --gpus all -v "$PWD:/work" multitask:gpu -m multitask.train
 FROM python:3.12-slim-bookworm
 
 ARG REQUIREMENTS=requirements.txt
-COPY requirements.txt requirements-gpu.txt /opt/multitask/
+COPY requirements.txt requirements-gpu.txt requirements-cluster.txt /opt/multitask/
 RUN python -m pip install --no-cache-dir --require-hashes -r /opt/multitask/${REQUIREMENTS}
 
 COPY multitask /opt/multitask/multitask

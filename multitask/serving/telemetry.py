@@ -27,7 +27,11 @@ class Telemetry:
         self.batch_rows = register(Histogram, "batch_rows", "Rows per batch", ("model",), buckets=(1, 2, 4, 8, 16, 32))
         self.refused = register(Counter, "images_refused", "Images that could not be read", ("model",))
         self.unlogged = register(Counter, "log", "Answers logged without measures, or not at all", ("what",))
-        self.predictions = register(Counter, "predictions", "Answers by class or tag", ("model", "task", "label"))
+        for what in ("unmeasured", "dropped"):
+            # Whoever looks for losses sees that there are none.
+            self.unlogged.labels(what)
+        labels = ("model", "task", "kind", "label")
+        self.predictions = register(Counter, "predictions", "Answers by class or tag", labels)
 
     def count_answers(self, model: str, spec: ModelSpec, outputs: Mapping[str, NDArray[Any]]) -> None:
         """Count what a model answered: the best class of each multiclass task, every present tag."""
@@ -37,7 +41,7 @@ class Telemetry:
         self.refused.labels(model).inc(int((~ok).sum()))
         for task in spec.tasks:
             for label, count in DECISIONS[task.kind].counts(task, outputs[task.name][ok]).items():
-                self.predictions.labels(model, task.name, label).inc(count)
+                self.predictions.labels(model, task.name, task.kind, label).inc(count)
 
     def text(self) -> bytes:
         """Return all figures in Prometheus' text format."""
