@@ -47,12 +47,17 @@ class Arguments:
     images."""
     log_gb: float = 1.0
     """Largest size of the log in gigabytes; its oldest parts are deleted beyond."""
+    feedback: Path | None = None
+    """Folder for labels that clients send to /feedback, which `monitor --labels` and `retrain` read; needs a token."""
+    id_column: str = "uuid"
+    """Name of the id in them, as in the label table of the model."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted."""
     arguments = cli.parse(Arguments, "multitask.serve", __doc__, argv)
     _check(arguments)
+    from multitask.prediction.feedback import Feedback
     from multitask.prediction.log import PredictionLog
     from multitask.prediction.recording import Recorder
     from multitask.serving.backend import BackendEngine
@@ -64,9 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     progress, telemetry = Lines(), Telemetry()
     listening = _listen(arguments.host, arguments.port)
-    host, port = listening.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-    token = arguments.token or os.environ.get("MULTITASK_TOKEN", "")
+    token = _token(arguments)
 
     def choose_bfloat16(directory: Path) -> bool:
         return arguments.precision == "bfloat16" or (arguments.precision == "auto" and agrees_in_bfloat16(directory))
@@ -94,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         telemetry,
         token=token,
         hosts=Hosts(arguments.host, arguments.hosts),
+        feedback=Feedback(arguments.feedback, arguments.id_column) if arguments.feedback else None,
         max_body_bytes=arguments.max_body_mb << 20,
         start=servables.start if is_local else lambda: None,
         stop=stop if is_local else lambda: None,
@@ -104,10 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             progress.say(line)
         if is_local and not servables.names():
             progress.say(f"no model in {arguments.models} yet; publish one: {command('publish')}")
-        progress.say(f"serving on {address}")
+        progress.say(f"serving on {_address(listening)}")
 
     serve_app(app, listening, ready)
     return 0
+
+
+def _token(arguments: Arguments) -> str:
+    return arguments.token or os.environ.get("MULTITASK_TOKEN", "")
 
 
 def _check(arguments: Arguments) -> None:
@@ -124,6 +132,10 @@ def _check(arguments: Arguments) -> None:
     ):
         if not is_right:
             raise ConfigError("wrong value", where=flag, expected=expected, received=str(value))
+    if arguments.feedback and not _token(arguments):
+        raise ConfigError(
+            "whoever may send labels can spoil a model", where="--feedback", fix="Demand a token: --token TOKEN."
+        )
     if arguments.log and arguments.backend:
         raise ConfigError("--log and --backend exclude each other", where="command line", fix="Log where models are.")
 
@@ -143,6 +155,11 @@ def _warnings(host: str, token: str) -> list[str]:
         return []
     said = [] if token else [f"listening on {host} without a token: whoever reaches this port can use it (--token)"]
     return [*said, "the connection is not encrypted: photos and token can be read on the way; put TLS in front of it"]
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:

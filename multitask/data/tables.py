@@ -106,20 +106,26 @@ def merge_labels(
             received=f"columns {', '.join(map(str, new.columns))}",
         )
     old, new = old.copy(), new[new[id_column].notna()].copy()
-    old[id_column], new[id_column] = old[id_column].astype(str), new[id_column].astype(str)
-    latest = new.groupby(id_column, sort=False).last()
-    known = latest.index.isin(old[id_column])
+    old[id_column] = old[id_column].astype(str)
+    last = latest(new, id_column)
+    known = last.index.isin(old[id_column])
     changed: set[str] = set()
-    for name in latest.columns.intersection(old.columns):
-        told = old[id_column].map(latest[name])
+    for name in last.columns.intersection(old.columns):
+        told = old[id_column].map(last[name])
         differs = told.notna() & ~_equal(told, old[name])
         changed |= set(old.loc[differs, id_column])
         if differs.any():
             old[name] = old[name].astype(object).where(~differs, told).infer_objects()
-    appended = latest[~known].reset_index()
+    appended = last[~known].reset_index()
     merged = pd.concat([old, appended], ignore_index=True).infer_objects() if len(appended) else old
     counts = Counter(appended=len(appended), changed=len(changed), unchanged=int(known.sum()) - len(changed))
     return merged, counts
+
+
+def latest(frame: pd.DataFrame, id_column: str) -> pd.DataFrame:
+    """Return a row per id: of each column the last value that is there; an empty cell says nothing."""
+    named = frame[frame[id_column].notna()]
+    return named.assign(**{id_column: named[id_column].astype(str)}).groupby(id_column, sort=False).last()
 
 
 def _equal(left: pd.Series, right: pd.Series) -> pd.Series:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from multitask.data.tables import read_table
+from multitask.data.frames import read_frame
+from multitask.data.tables import as_table, latest
 from multitask.errors import TableError
 from multitask.evaluation.assessment import split_labels
 from multitask.evaluation.kinds import EVALUATORS
@@ -22,9 +23,12 @@ def known_figures(run: Run, window: Window, labels: str) -> list[Known]:
     Raises:
         TableError: none has.
     """
-    table = read_table(labels, run.config.data.id_column, run.spec.tasks)
+    id_column = run.config.data.id_column
+    frame = read_frame(labels)
+    if id_column in frame:
+        frame = latest(frame, id_column).reset_index()
+    table = as_table(frame, id_column, run.spec.tasks, labels)
     places = pd.Series(np.arange(len(table)), index=table.ids)
-    places = places[~places.index.duplicated()]
     is_known = window.frame["id"].isin(places.index).to_numpy()
     if not is_known.any():
         raise TableError(

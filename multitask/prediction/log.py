@@ -7,6 +7,7 @@ part is written whole or not at all. A kill loses what is not written yet.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -125,7 +126,7 @@ class PredictionLog(contextlib.AbstractContextManager["PredictionLog"]):
 
     def _make_room(self) -> None:
         parts = log_parts(self._folder)
-        sizes = [_size(path) for path in parts]
+        sizes = [size_of(path) for path in parts]
         total = sum(sizes)
         for path, size in zip(parts[:-1], sizes, strict=False):
             if total <= self._max_bytes:
@@ -147,7 +148,12 @@ def log_parts(folder: Path) -> list[Path]:
     return sorted(folder.glob("date=*/part-*.parquet"))
 
 
-def _size(path: Path) -> int:
+def image_id(data: bytes) -> str:
+    """Return the id of a picture that came without one: the first half of its SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()[:32] if data else ""
+
+
+def size_of(path: Path) -> int:
     """Return the size of a part, which another process may just have deleted."""
     try:
         return path.stat().st_size

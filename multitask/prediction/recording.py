@@ -7,7 +7,6 @@ what comes faster than it can be written is not logged; both are counted.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import threading
 import time
 from collections import deque
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from multitask.audit import cost
 from multitask.audit.inspection import EXPLAINED_PIXELS
 from multitask.audit.measures import MEASURES, measure
-from multitask.prediction.log import PART_ROWS, PART_SECONDS, PredictionLog
+from multitask.prediction.log import PART_ROWS, PART_SECONDS, PredictionLog, image_id
 from multitask.spec import ModelSpec
 
 # Of answers that wait to be logged: bytes of their pictures and scores, and rows.
@@ -136,7 +135,7 @@ class Recorder:
         ids = [""] * rows
         for row, data in enumerate(answered.images if answered.images is not None else ()):
             # The same picture has the same id, whoever sends it.
-            ids[row] = hashlib.sha256(data).hexdigest()[:32] if data else ""
+            ids[row] = image_id(data)
             if ok[row]:
                 self._measure(data, answered.spec.image.max_pixels, measures[row])
         status = ["ok" if ok[row] else answered.refused.get(row, "cannot be read") for row in range(rows)]

@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,16 @@ class Client:
                     scores[row] = answer[name]
         return Scores(ok, values, reasons)
 
+    def feedback(self, rows: Sequence[Mapping[str, Any]]) -> int:
+        """Send labels of images that were answered before: per row the id and some label columns; return how many.
+
+        Raises:
+            ServerUnavailable: the server stays absent or too busy for longer than our patience.
+            RequestRefused: a row is wrong, or the server takes no labels; then none is kept.
+        """
+        kept: int = self._ask("POST", "/feedback", json.dumps({"rows": [dict(row) for row in rows]}))["kept"]
+        return kept
+
     def _newest_version(self) -> int:
         states = self._ask("GET", f"/v1/models/{self.model}")["model_version_status"]
         available = [int(state["version"]) for state in states if state["state"] == "AVAILABLE"]
@@ -135,7 +145,7 @@ class Client:
     def _read(self, response: requests.Response) -> Any:
         if response.status_code == 413:
             raise _TooLarge("larger than the server accepts")
-        if response.status_code == 404 and hasattr(self, "version"):
+        if response.status_code == 404 and f"/versions/{getattr(self, 'version', '')}" in response.url:
             raise RequestRefused(
                 f"version {self.version} is no longer served",
                 where=self.url,

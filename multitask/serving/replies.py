@@ -8,12 +8,16 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
 from numpy.typing import NDArray
+from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from multitask.errors import MultitaskError
 from multitask.serving.signatures import Signature, TensorInfo
 
 # For the description of the server in OpenAPI.
@@ -44,6 +48,21 @@ PREDICT_BODY = {
                             "items": {"type": "object", "properties": {"b64": {"type": "string"}}},
                         },
                     },
+                }
+            }
+        },
+    }
+}
+
+FEEDBACK_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {"rows": {"type": "array", "items": {"type": "object"}}},
+                    "example": {"rows": [{"uuid": "004b8_x", "cc3": "SHIRTS", "floral": 1}]},
                 }
             }
         },
@@ -88,6 +107,27 @@ class WireError(Exception):
 def error_body(text: str) -> bytes:
     """Return the JSON of an error."""
     return json.dumps({"error": text}, indent=4).encode()
+
+
+def add_errors(app: FastAPI) -> None:
+    """Give every error the shape {"error": text}."""
+    kinds: dict[type[Exception], Callable[[Any], tuple[int, str]]] = {
+        MultitaskError: lambda error: (error.http_status, str(error)),
+        WireError: lambda error: (error.http_status, error.text),
+        StarletteHTTPException: lambda error: (error.status_code, str(error.detail)),
+        RequestValidationError: lambda error: (
+            400,
+            "; ".join(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}" for wrong in error.errors()),
+        ),
+    }
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        status, text = next(kinds[kind](error) for kind in type(error).__mro__ if kind in kinds)
+        headers = getattr(error, "headers", None)
+        return Response(error_body(text), status, headers, media_type="application/json")
+
+    for kind in kinds:
+        app.add_exception_handler(kind, refuse)
 
 
 def write_outputs(outputs: Mapping[str, NDArray[Any]], *, row: bool) -> bytes:

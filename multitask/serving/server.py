@@ -3,6 +3,7 @@
 /                  the page
 /v1/...            see `rest`
 POST /files        photos as multipart form, answers as JSON
+POST /feedback     labels that come later
 /model             what the model can tell
 /metrics /healthz /readyz
 """
@@ -19,12 +20,10 @@ from typing import Any
 import h11
 import uvicorn
 from fastapi import FastAPI, File, Query, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.exceptions import HTTPException as StarletteHTTPException
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from multitask.errors import MultitaskError
+from multitask.prediction.feedback import Feedback
 from multitask.serving import answers, replies
 from multitask.serving.guard import Guard, Hosts
 from multitask.serving.replies import PREDICT_BODY, REFUSALS
@@ -38,6 +37,8 @@ GRACE_SECONDS = 30
 CONNECTION_SECONDS, PROGRESS_BYTES = 10.0, 64 << 10
 # Bytes that are read from a connection at once: what the event loop does between two looks at the others.
 READ_BYTES = 64 << 10
+# Memory of parsed JSON, in terms of its text.
+_PARSED = 8
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"]
 
 
@@ -48,6 +49,7 @@ def make_app(
     token: str = "",
     max_body_bytes: int = MAX_BODY_BYTES,
     hosts: Hosts = Hosts(),  # noqa: B008
+    feedback: Feedback | None = None,
     start: Callable[[], None] = lambda: None,
     stop: Callable[[], None] = lambda: None,
 ) -> FastAPI:
@@ -59,6 +61,7 @@ def make_app(
         token: bearer token that every request but the page and the health checks must bear; "" for none.
         max_body_bytes: longer requests are answered with 413.
         hosts: names under which the server may be asked.
+        feedback: where labels go that come after the answers; None takes none.
         start, stop: called before the first request is taken, and after the last one is answered.
     """
 
@@ -72,7 +75,8 @@ def make_app(
     _add_operations(app, engine, telemetry)
     _add_models(app, engine)
     _add_files(app, engine)
-    _add_errors(app)
+    _add_feedback(app, engine, feedback)
+    replies.add_errors(app)
     app.add_middleware(Guard, telemetry=telemetry, token=token, max_body_bytes=max_body_bytes, hosts=hosts)
     return app
 
@@ -262,6 +266,23 @@ def _add_files(app: FastAPI, engine: Engine) -> None:
         return JSONResponse({"model_version": scored.version, "tasks": tasks})
 
 
+def _add_feedback(app: FastAPI, engine: Engine, feedback: Feedback | None) -> None:
+    @app.post(
+        "/feedback",
+        summary="Labels for what was answered before",
+        openapi_extra=replies.FEEDBACK_BODY,
+        responses={code: REFUSALS[code] for code in (400, 401, 404, 413, 503)},
+    )
+    async def keep_labels(request: Request) -> JSONResponse:
+        """Keep all rows or none; they are on the disk when the answer comes."""
+        if feedback is None:
+            raise replies.WireError("this server takes no labels; start it with --feedback DIR", "NOT_FOUND")
+        body = await _read(request)
+        scored = await engine.score([])
+        kept = await engine.desk(feedback.keep, scored.spec, body, takes=_PARSED * len(body))
+        return JSONResponse({"kept": kept})
+
+
 async def _read(request: Request) -> bytes:
     """Return the body; a request would keep a copy until it is answered."""
     return b"".join([part async for part in request.stream()])
@@ -270,24 +291,3 @@ async def _read(request: Request) -> bytes:
 def _client(request: Request) -> str:
     """Return who asks, for a queue that is fair to all."""
     return request.client.host if request.client else ""
-
-
-def _add_errors(app: FastAPI) -> None:
-    """Give every error the shape {"error": text}."""
-    kinds: dict[type[Exception], Callable[[Any], tuple[int, str]]] = {
-        MultitaskError: lambda error: (error.http_status, str(error)),
-        replies.WireError: lambda error: (error.http_status, error.text),
-        StarletteHTTPException: lambda error: (error.status_code, str(error.detail)),
-        RequestValidationError: lambda error: (
-            400,
-            "; ".join(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}" for wrong in error.errors()),
-        ),
-    }
-
-    async def refuse(request: Request, error: Exception) -> Response:
-        status, text = next(kinds[kind](error) for kind in type(error).__mro__ if kind in kinds)
-        headers = getattr(error, "headers", None)
-        return Response(replies.error_body(text), status, headers, media_type="application/json")
-
-    for kind in kinds:
-        app.add_exception_handler(kind, refuse)
