@@ -165,22 +165,23 @@ def print_alarms(name: str, data: Data, scene: Scene) -> None:
     print(f"\n{name}: {scene.trained:,} rows train, {len(profile.frame):,} of {kinds[0]} groups make the profile;")
     print(f"pool {len(scene.groups):,} of {kinds[1]} other groups; unseen class: {data.unseen} ({len(scene.unseen):,})")
     print(
-        f"alarms in {WINDOWS} windows: against the profile of the run / so by what the network sees / against a profile"
+        f"alarms in {WINDOWS} windows, in brackets so by what the network sees; where nothing has changed also against a"
     )
-    print("of the pool's other groups / of the run, with rows taken as independent\n")
-    print(f"{'windows of':34}" + "".join(f"{size:>18}" for size in SIZES))
+    print("profile of the pool's other groups, and against that of the run with rows taken as independent\n")
+    print(f"{'windows of':34}" + "".join(f"{size:>24}" for size in SIZES))
     same = scene.pool[SAME]
 
-    def count(make: Callable[[np.ndarray, int], pd.DataFrame], size: int) -> str:
+    def count(make: Callable[[np.ndarray, int], pd.DataFrame], size: int, is_same: bool) -> str:
         alarms = np.zeros(4, int)
         for _ in range(WINDOWS):
             kept, rest = _by_group(scene.groups, size, random)
             window = make(kept, size)
             names = _moved(scene.run, profile.frame, window, profile.groups)
-            others = _as_profile(same.iloc[rest]), window, Groups.of(scene.groups[rest])
-            alone = _moved(scene.run, profile.frame, window, None)
-            alarms += [bool(names), NAME in names, bool(_moved(scene.run, *others)), bool(alone)]
-        return " / ".join(map(str, alarms))
+            alarms[:2] += [bool(names), NAME in names]
+            if is_same:
+                others = _as_profile(same.iloc[rest]), window, Groups.of(scene.groups[rest])
+                alarms[2:] += [bool(_moved(scene.run, *others)), bool(_moved(scene.run, profile.frame, window, None))]
+        return f"{alarms[0]} ({alarms[1]})" + (f" / {alarms[2]} / {alarms[3]}" if is_same else "")
 
     def mixed(kept: np.ndarray, size: int) -> pd.DataFrame:
         return pd.concat([same.iloc[kept[: size - int(SHARE * size)]], other(kept, int(SHARE * size))])
@@ -191,9 +192,14 @@ def print_alarms(name: str, data: Data, scene: Scene) -> None:
     makers: dict[str, Callable[[np.ndarray, int], pd.DataFrame]] = {
         title: (lambda kept, _, frame=frame: frame.iloc[kept]) for title, frame in scene.pool.items()
     }
-    makers |= {"the unseen class alone": other, f"{SHARE:.0%} of the unseen class": mixed}
+    makers |= {
+        f"{SAME}, groups mixed": lambda kept, _: same.iloc[random.permutation(kept)],
+        "the unseen class alone": other,
+        f"{SHARE:.0%} of the unseen class": mixed,
+    }
     for title, make in makers.items():
-        print(f"{title:34}" + "".join(f"{count(make, size):>18}" for size in SIZES), flush=True)
+        counts = (count(make, size, title.startswith(SAME)) for size in SIZES)
+        print(f"{title:34}" + "".join(f"{found:>24}" for found in counts), flush=True)
 
 
 def _config(data: Data, weights: str, scratch: Path) -> Config:

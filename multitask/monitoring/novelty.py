@@ -19,7 +19,7 @@ from scipy.spatial.distance import cdist
 from multitask.data.archives import Archive
 from multitask.monitoring.drift import Shift, shift_of_numbers
 from multitask.monitoring.signals import Floats
-from multitask.monitoring.variation import FALSE_ALARMS, Groups, Lottery
+from multitask.monitoring.variation import Groups, Lottery
 from multitask.progress import Progress
 
 # From ids and their images to what the network sees of each, (rows, numbers); NaN where it sees none.
@@ -114,7 +114,7 @@ def _values(reference: pd.DataFrame, frame: pd.DataFrame) -> tuple[Floats, NDArr
 
 
 def _between(values: Floats, units: NDArray[np.int64], sizes: NDArray[np.int64], rows: int) -> float:
-    """Return how well groups of the reference can be told from its other groups, but for a hundredth of the draws.
+    """Return how well groups of the reference can be told from its other groups in the most extreme of the draws.
 
     Half of the groups may stand in the window, weighed up as `variation` says. Its rows are drawn into folds one
     by one, as if groups came mixed, which is the worst that a window may be.
@@ -132,7 +132,7 @@ def _between(values: Floats, units: NDArray[np.int64], sizes: NDArray[np.int64],
         if min(is_window[used].sum(), (~is_window[used]).sum()) >= FOLDS:
             part = values[used], is_window[used], weight[used], folds[used]
             found.append(_area(_scores(*part), is_window[used], weight[used]))
-    return float(np.quantile(found, 1 - FALSE_ALARMS)) if found else 0.5
+    return max(found, default=0.5)
 
 
 def _folds(units: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
