@@ -165,9 +165,9 @@ def print_alarms(name: str, data: Data, scene: Scene) -> None:
     print(f"\n{name}: {scene.trained:,} rows train, {len(profile.frame):,} of {kinds[0]} groups make the profile;")
     print(f"pool {len(scene.groups):,} of {kinds[1]} other groups; unseen class: {data.unseen} ({len(scene.unseen):,})")
     print(
-        f"alarms in {WINDOWS} windows, in brackets so by what the network sees; where nothing has changed also against a"
+        f"alarms in {WINDOWS} windows, in brackets so by what the network sees; where nothing has changed also against"
     )
-    print("profile of the pool's other groups, and against that of the run with rows taken as independent\n")
+    print("a profile of the pool's other groups, and against that of the run with rows taken as independent\n")
     print(f"{'windows of':34}" + "".join(f"{size:>24}" for size in SIZES))
     same = scene.pool[SAME]
 

@@ -63,6 +63,8 @@ if verdict.window.span }} against {{ "{:,}".format(verdict.profile.frame|length)
 <p>Nothing moved that is both significant and large.</p>{% endif %}</div>
 <div class="kpis"><div><b>{{ percent(verdict.window.refused / verdict.window.rows) }}</b><span>refused images,
 {{ percent(verdict.profile.facts.refused / verdict.profile.facts.looked) }} in the reference</span></div>
+{% if verdict.window.latency_ms %}<div><b>{{ "%.0f" % verdict.window.latency_ms["0.95"] }} ms</b><span>take 95 of 100
+answers at most; {{ "%.0f" % verdict.window.latency_ms["0.5"] }} ms half of them</span></div>{% endif %}
 {% for task, found in verdict.estimates.items() %}
 <div><b>{{ percent(found.expected) }}</b><span>{{ task }}: right by the model's own sureness;
 {{ percent(found.reference) }} of the reference were</span></div>

@@ -117,6 +117,7 @@ def facts_of(verdict: Verdict) -> dict[str, Any]:
             "refused": window.refused,
             "reasons": window.reasons,
             "span": window.span,
+            "latency_ms": window.latency_ms,
         },
         "significance": SIGNIFICANCE,
         "properties": [as_facts(shift) for shift in verdict.shifts],

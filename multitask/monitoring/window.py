@@ -17,7 +17,7 @@ from multitask.audit.measures import MEASURES
 from multitask.data.archives import Archive
 from multitask.errors import ConfigError, TableError
 from multitask.monitoring.profile import measure_rows
-from multitask.prediction.log import MODEL_KEY, SPEC_KEY, log_parts
+from multitask.prediction.log import LATENCY, MODEL_KEY, SPEC_KEY, log_parts
 from multitask.progress import Progress, Quiet
 from multitask.spec import ModelSpec
 
@@ -47,6 +47,12 @@ class Window:
     reasons: dict[str, int]
     span: str
     notes: list[str]
+
+    @property
+    def latency_ms(self) -> dict[str, float]:
+        """Milliseconds from request to answer, by the share of answers that took no longer; {} where none is known."""
+        known = self.frame[LATENCY].dropna() if LATENCY in self.frame else []
+        return {f"{share:g}": float(np.quantile(known, share)) for share in (0.5, 0.95, 0.99)} if len(known) else {}
 
     @property
     def has_measures(self) -> bool:
@@ -197,7 +203,7 @@ def _read_log(drawn: _Drawn, folder: Path, days: int | None, notes: list[str]) -
                 if not _is_of(drawn.spec, file.schema_arrow):
                     others += 1
                     continue
-                drawn.read(file, "id", ("time", *MEASURES))
+                drawn.read(file, "id", ("time", *MEASURES, LATENCY))
                 models.add((file.schema_arrow.metadata or {}).get(MODEL_KEY, b"").decode(errors="replace"))
         except FileNotFoundError:
             continue

@@ -30,6 +30,7 @@ from multitask.storage import replacing
 PART_ROWS, PART_SECONDS = 5_000, 30.0
 MODEL_KEY = b"multitask.model"
 SPEC_KEY = b"multitask.spec"
+LATENCY = "latency_ms"
 
 
 def log_schema(spec: ModelSpec) -> pa.Schema:
@@ -40,7 +41,7 @@ def log_schema(spec: ModelSpec) -> pa.Schema:
     """
     id_field, *answers = prediction_schema(spec, "id")
     own = [pa.field("time", pa.timestamp("ms", "UTC"))]
-    end = [pa.field(name, pa.float32()) for name in (*MEASURES, "latency_ms")]
+    end = [pa.field(name, pa.float32()) for name in (*MEASURES, LATENCY)]
     taken = {field.name for field in answers} & {field.name for field in (*own, *end)}
     if taken:
         raise TableError(

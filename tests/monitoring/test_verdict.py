@@ -14,6 +14,7 @@ from PIL import Image, ImageEnhance
 from prometheus_client.parser import text_string_to_metric_families
 
 from multitask import monitor
+from multitask.audit.measures import MEASURES
 from multitask.data.archives import open_archive
 from multitask.errors import ConfigError, TableError
 from multitask.monitoring.novelty import NAME
@@ -160,3 +161,19 @@ def _other(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "other.zip", "w") as archive:
         archive.writestr("other.jpg", b"none")
     return folder / "other.zip"
+
+
+def test_how_long_answers_took_is_told_where_a_server_logged_it(trained: Run, tmp_path: Path) -> None:
+    profile = open_profile(trained)
+    scores = {task.name: profile.frame[list(task.score_columns)].to_numpy(np.float32) for task in trained.spec.tasks}
+    ids, measures = profile.frame["id"].tolist(), profile.frame[list(MEASURES)].to_numpy(np.float32)
+    with PredictionLog(tmp_path / "log", 1) as log:
+        for row, name in enumerate(ids):
+            one = {task: values[row : row + 1] for task, values in scores.items()}
+            log.add(trained.spec, "multitask 1", [name], one, ["ok"], measures[row : row + 1], 10.0 * (1 + row % 10))
+    code, found = run_monitor(trained, tmp_path / "out", tmp_path / "log")
+    assert code == 0
+    latency = found["window"]["latency_ms"]
+    assert latency["0.5"] == pytest.approx(55, abs=5)
+    assert latency["0.95"] == 100
+    assert "100 ms" in (tmp_path / "out/monitor.html").read_text(encoding="utf-8")
