@@ -1,4 +1,4 @@
-"""The whole loop: train, publish, serve, log, alarm, retrain, gate, reload; the server is asked all the while."""
+"""The whole loop: train, publish, serve, log, alarm, labels, retrain, gate, reload; the server is asked meanwhile."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ from PIL import Image, ImageEnhance
 
 from multitask import monitor, retrain
 from multitask.config import Config
+from multitask.prediction.log import image_id
 from multitask.publishing.gate import publish_run
+from multitask.serving.client import Client
 from multitask.serving.model_folder import ModelFolder
 from multitask.settings import GateConfig
 from multitask.training.fitting import fit
 from tests.conftest import serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.tensor]
+
+
+TOKEN = "secret"
 
 
 class _Asking(threading.Thread):
@@ -36,6 +41,7 @@ class _Asking(threading.Thread):
 
     def run(self) -> None:
         with requests.Session() as session:
+            session.headers["Authorization"] = f"Bearer {TOKEN}"
             for number in range(10**6):
                 if self._ended.is_set():
                     return
@@ -104,19 +110,23 @@ def test_a_model_goes_round_and_its_server_never_fails(
     assert not _alarm(tmp_path / "usual", str(run.folder.directory)), "photos as ever raise no alarm"
     shown = [name for name in rows["uuid"][90:] if name in photos and _is_whole(photos[name])]
     dark = {name: _darkened(photos[name]) for name in shown}
-    with serving(models, "--log", str(tmp_path / "log")) as url:
+    labels = tmp_path / "labels"
+    with serving(models, "--log", str(tmp_path / "log"), "--token", TOKEN, "--feedback", str(labels)) as url:
         asking = _Asking(url, list(dark.values()))
         asking.start()
         _until(lambda: len(asking.codes) >= 60, 120)
         _until(lambda: any((tmp_path / "log").rglob("part-*.parquet")), 60)
         assert _alarm(tmp_path / "log", str(run.folder.directory)), "dark photos raise an alarm"
-        # Rows of the new photos have their own archive: their ids are not those of the old one.
-        renamed = rows[rows["uuid"].isin(dark)].assign(uuid=lambda frame: "dark_" + frame["uuid"])
-        renamed.to_parquet("new.parquet")
+        # People say what was right, photo by photo, under the ids of the log.
+        told = rows[rows["uuid"].isin(dark)][["uuid", *config.label_columns()]].drop_duplicates("uuid")
+        told["uuid"] = [image_id(dark[name]) for name in told["uuid"]]
+        said = [{name: value for name, value in row.items() if pd.notna(value)} for row in told.to_dict("records")]
+        said = [row for row in said if len(row) > 1]
+        assert Client(url, token=TOKEN).feedback(said) == len(said)
         with zipfile.ZipFile("dark.zip", "w") as archive:
-            for name, data in dark.items():
-                archive.writestr(f"dark_{name}.jpg", data)
-        assert retrain.main(["new.parquet", "--images", "dark.zip", "--name", "second"]) == 0
+            for data in dark.values():
+                archive.writestr(f"{image_id(data)}.jpg", data)
+        assert retrain.main([str(labels), "--images", "dark.zip", "--name", "second"]) == 0
         _until(lambda: "2" in asking.versions, 120)
         asking.end()
     assert set(asking.codes) == {200}, "not one request failed, also while the model was changed"
