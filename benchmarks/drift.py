@@ -1,6 +1,6 @@
 """Does the monitor see what has changed, and keep quiet where nothing has? Prints alarms in 100 windows of each kind.
 
-    python benchmarks/drift.py --clothing DIR --xray DIR --weights mobilenet_2_5_224_tf_no_top.h5   # 40 minutes
+    python benchmarks/drift.py --clothing DIR --xray DIR --weights mobilenet_2_5_224_tf_no_top.h5   # 20 minutes
 
 A MobileNet (0.25) is trained on the images of some senders or patients, without one class. The images of the others
 are the pool: neither the model nor its profile has seen them. A window is made of whole groups of the pool, as they are
