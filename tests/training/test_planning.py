@@ -60,6 +60,7 @@ def test_time_and_disk_grow_with_the_images(make_config: Callable[..., Config]) 
     assert plan.table()[-1][0] == "in all, at most"
 
 
+@pytest.mark.slow
 def test_both_stages_every_fold_and_every_view_are_counted(make_config: Callable[..., Config]) -> None:
     from multitask.settings import AugmentConfig
 

@@ -76,6 +76,7 @@ def test_it_goes_on_after_a_kill_as_if_nothing_had_happened(make_config: Callabl
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_pictures_are_changed_anew_in_every_epoch(make_config: Callable[..., Config], tmp_path: Path) -> None:
     from multitask.settings import AugmentConfig
 
@@ -87,6 +88,7 @@ def test_pictures_are_changed_anew_in_every_epoch(make_config: Callable[..., Con
     assert not np.allclose(history_of(run.folder)["loss"], history_of(plain.folder)["loss"], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_folds_and_their_ensemble_can_be_streamed(make_config: Callable[..., Config], tmp_path: Path) -> None:
     config = make_config(epochs=1, features=str(tmp_path / "f"), features_gb=TINY, freeze="block2_pool")
     run = folds.fit_folds(config, 2, "folds", root=tmp_path)
