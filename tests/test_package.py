@@ -57,6 +57,7 @@ def test_the_command_lists_the_doors_and_enters_them(installed: Path, tmp_path: 
     assert 'Did you mean "train"?' in wrong.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.tensor
 def test_a_recipe_trains_by_its_name_outside_the_repository_and_its_next_commands_run(
     installed: Path, tmp_path: Path

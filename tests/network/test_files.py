@@ -152,6 +152,7 @@ def test_other_options_of_a_file_are_refused(options: dict[str, Any], tmp_path: 
         read_architecture(tmp_path / "any.keras", options)
 
 
+@pytest.mark.slow
 def test_a_preset_of_kerashub_is_a_backbone_with_its_own_scaling(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -220,6 +220,7 @@ def _plain(network: Network, path: Path, size: int) -> None:
     np.savez(path.with_suffix(".npz"), images=images(size), tags=network.whole(images(size))["tags"])
 
 
+@pytest.mark.slow
 def test_a_saved_model_opens_where_only_keras_is_known(tmp_path: Path) -> None:
     for name in ("small_cnn", "vgg16", "densenet121", "mobilenetv3small", "efficientnetb0", "convnexttiny"):
         spec = make_spec(name, "random")

@@ -106,6 +106,7 @@ def test_its_configuration_trains_the_same_model_again(trained: Run, tmp_path: P
     assert manifest["data"] == trained.folder.read_json("manifest.json")["data"]
 
 
+@pytest.mark.slow
 def test_the_split_has_a_seed_of_its_own_and_the_features_none(
     trained: Run, make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -251,7 +252,8 @@ def test_bfloat16_is_recorded_and_the_saved_model_is_float32(
     assert keras.saving.load_model(run.folder / "model.keras").get_layer("frozen").output.dtype == "float32"
 
 
-@pytest.mark.parametrize("gigabytes", [20.0, pytest.param(1e-6, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("gigabytes", [20.0, 1e-6])
 def test_two_devices_train_as_one_does_whatever_the_batch_size(
     make_config: Callable[..., Config], tmp_path: Path, gigabytes: float
 ) -> None:
@@ -460,9 +462,12 @@ class _Interrupting(Quiet):
     "settings",
     [
         {"optimizer": "sgd", "schedule": "milestones", "milestones": (2, 3), "learning_rate": 1e-3, "freeze": "none"},
-        {"optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1, "task_balance": "learned"},
+        pytest.param(
+            {"optimizer": "adamw", "schedule": "cosine", "warmup_epochs": 1, "task_balance": "learned"},
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=lambda settings: settings["optimizer"],
+    ids=["sgd", "adamw"],
 )
 def test_every_optimizer_and_schedule_goes_on_exactly(
     make_config: Callable[..., Config], tmp_path: Path, settings: dict
@@ -481,6 +486,7 @@ def test_every_optimizer_and_schedule_goes_on_exactly(
     assert shares.shape[1] == len(straight.spec.tasks)
 
 
+@pytest.mark.slow
 def test_weight_decay_spares_biases_and_normalisation(make_config: Callable[..., Config], tmp_path: Path) -> None:
     """With a learning rate that all but stops the gradients' steps, only decay moves kernels; nothing moves biases."""
     still = {"optimizer": "sgd", "momentum": 0.0, "learning_rate": 1e-6, "epochs": 1, "schedule": "constant"}
@@ -508,6 +514,7 @@ def test_a_finished_run_is_not_trained_again(trained: Run) -> None:
     assert (trained.folder / "metrics.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_given_more_epochs_as_if_it_had_had_them(
     make_config: Callable[..., Config], tmp_path: Path
 ) -> None:
@@ -601,6 +608,7 @@ def test_downsampling_leaves_classes_of_one_size_and_all_unlabelled_rows() -> No
     assert (downsample(spec, labels, rows, 1) != kept).any()
 
 
+@pytest.mark.slow
 def test_downsampled_and_unweighted_runs_train(make_config: Callable[..., Config], tmp_path: Path) -> None:
     for balance in ("downsample", "none"):
         heard = Heard()

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from multitask.config import Config
 from multitask.runs import Run
@@ -52,6 +53,7 @@ def test_predictions_are_whole_or_not_there(trained: Run, tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.parquet", "t.parquet"]
 
 
+@pytest.mark.slow
 def test_a_training_on_a_full_disk_goes_on_later(make_config: Callable[..., Config], tmp_path: Path) -> None:
     """First there is no room for the features, then none for the model, then there is."""
     config = make_config(epochs=2)

@@ -116,6 +116,7 @@ def _saved_backbone(config: Config, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_more_epochs_go_to_the_last_stage(tuned: Run, tmp_path: Path) -> None:
     run = fit(tuned.config, "short", root=tmp_path)
     give_more_epochs(run.folder, 1)

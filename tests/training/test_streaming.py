@@ -59,6 +59,7 @@ def test_its_model_scores_files_as_it_scored_its_rows(streamed: Run) -> None:
         np.testing.assert_allclose(scores[task.name], kept[list(task.score_columns)], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_it_goes_on_after_a_kill_as_if_nothing_had_happened(make_config: Callable[..., Config], tmp_path: Path) -> None:
     import keras
 
@@ -100,6 +101,7 @@ def test_folds_and_their_ensemble_can_be_streamed(make_config: Callable[..., Con
         np.testing.assert_allclose(scores[task.name], kept[list(task.score_columns)], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_second_stage_may_stream_where_the_first_keeps(make_config: Callable[..., Config], tmp_path: Path) -> None:
     """Features of the whole base are small, those of an early layer are not."""
     heard = Heard()
