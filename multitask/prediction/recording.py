@@ -121,13 +121,14 @@ class Recorder:
 
     def _write_or_count(self, answered: Answered) -> None:
         try:
-            if self._log.waiting < 2 * PART_ROWS:
+            is_kept = self._log.waiting < 2 * PART_ROWS
+            if is_kept:
                 self._write(answered)
-                return
         except Exception:
             # Such as a model whose answers have the names of our columns: answering goes on.
-            pass
-        self._count("dropped", answered.rows)
+            is_kept = False
+        if not is_kept:
+            self._count("dropped", answered.rows)
 
     def _write(self, answered: Answered) -> None:
         rows, ok = answered.rows, answered.outputs["image_ok"]

@@ -75,10 +75,14 @@ class PredictionWriter(contextlib.AbstractContextManager["PredictionWriter"]):
         self._writer = self._open()
 
     def __exit__(self, *error: Any) -> bool | None:
-        self._writer.close()
-        if self._in_parts:
-            (self._place / SUCCESS).touch()
-        return self._stack.__exit__(*error)
+        # Also where closing fails, on a full disk, nothing half-written stays.
+        with self._stack:
+            self._writer.close()
+            if self._in_parts:
+                (self._place / SUCCESS).touch()
+            if error[1] is not None:
+                raise error[1]
+        return None
 
     def _open(self) -> pq.ParquetWriter:
         part = f"part-{self._rows // PART_ROWS:06d}.parquet"

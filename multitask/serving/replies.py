@@ -34,40 +34,18 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         504: "the answer took too long",
     }.items()
 }
-PREDICT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "signature_name": {"type": "string"},
-                        "instances": {
-                            "type": "array",
-                            "items": {"type": "object", "properties": {"b64": {"type": "string"}}},
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
 
-FEEDBACK_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"rows": {"type": "array", "items": {"type": "object"}}},
-                    "example": {"rows": [{"uuid": "004b8_x", "cc3": "SHIRTS", "floral": 1}]},
-                }
-            }
-        },
-    }
-}
+
+def _body(**properties: Any) -> dict[str, Any]:
+    """Describe a JSON body with these properties."""
+    schema = {"type": "object", "properties": properties}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+_FILE = {"type": "object", "properties": {"b64": {"type": "string"}}}
+PREDICT_BODY = _body(signature_name={"type": "string"}, instances={"type": "array", "items": _FILE})
+_LABELS = {"type": "object", "example": {"uuid": "004b8_x", "cc3": "SHIRTS", "floral": 1}}
+FEEDBACK_BODY = _body(rows={"type": "array", "items": _LABELS})
 
 _NOT_FINITE = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -121,3 +123,33 @@ def test_wrong_folds_are_explained(make_config: Callable[..., Config], tmp_path:
     with pytest.raises(ConfigError, match="time_column"):
         fit_folds(make_config(time_column="when"), 3, root=tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+_ON_TWO_DEVICES = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from pathlib import Path
+from multitask.config import load_config
+from multitask.network import hardware
+from multitask.training.folds import fit_folds
+mirrored = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+hardware.strategy = lambda: mirrored
+fit_folds(load_config(sys.argv[1]), 2, "two", root=Path(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_two_devices_train_the_folds_and_the_ensemble_of_one(
+    make_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = make_config(epochs=2, dropout=0.0, precision="float32", features=str(tmp_path / "f"))
+    config.save(tmp_path / "c.toml")
+    one = fit_folds(config, 2, "one", root=tmp_path)
+    command = [sys.executable, "-c", _ON_TWO_DEVICES, str(tmp_path / "c.toml"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found, other = (pd.read_parquet(tmp_path / name / "scores.parquet") for name in ("one", "two"))
+    for task in one.spec.tasks:
+        np.testing.assert_allclose(other[list(task.score_columns)], found[list(task.score_columns)], atol=0.02)
